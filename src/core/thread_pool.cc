@@ -1,0 +1,90 @@
+#include "core/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+
+#include "core/check.h"
+
+namespace lserve {
+namespace {
+
+constexpr int kSpins = 20000;  // some tens of microseconds
+
+void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int UsableCores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+  return std::max(1u, std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  CHECK(threads >= 0);
+  if (threads == 0) threads = UsableCores();
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Worker(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::RunLoop(int thread) {
+  for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) (*body_)(i, thread);
+}
+
+void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, int)>& body) {
+  if (count <= 1 || workers_.empty()) {
+    for (int64_t i = 0; i < count; ++i) body(i, 0);
+    return;
+  }
+  body_ = &body;
+  count_ = count;
+  next_.store(0);
+  busy_.store(static_cast<int>(workers_.size()));
+  generation_.fetch_add(1);
+  if (sleepers_.load() > 0) {
+    std::lock_guard lock(mutex_);  // no worker is between its last look at generation_ and its sleep
+    wake_.notify_all();
+  }
+  RunLoop(0);
+  for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpins) Pause(); else std::this_thread::yield();
+  }
+}
+
+void ThreadPool::Worker(int thread) {
+  uint64_t seen = 0;
+  while (true) {
+    int spins = 0;
+    while (generation_.load() == seen && !stop_.load(std::memory_order_relaxed) && spins < kSpins) {
+      Pause();
+      ++spins;
+    }
+    if (generation_.load() == seen) {
+      std::unique_lock lock(mutex_);
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
+      sleepers_.fetch_sub(1);
+      if (stop_.load()) return;
+    }
+    ++seen;
+    RunLoop(thread);
+    busy_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+}  // namespace lserve

@@ -1,0 +1,80 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "kernels/ref/ref_ops.h"
+
+namespace lserve::ref {
+namespace {
+
+constexpr double kLowest = -std::numeric_limits<double>::infinity();
+
+// S of one block: the best upper bound of q.k among its logical pages; empty ones have none.
+double BlockScore(const float* q, const KeyStats& layout, const uint16_t* stats) {
+  const int dim = layout.dim;
+  double best = kLowest;
+  for (int page = 0; page < layout.pages_per_block(); ++page) {
+    const uint16_t* low = stats + static_cast<int64_t>(page) * 2 * dim;
+    const uint16_t* high = low + dim;
+    if (FromBf16(low[0]) > FromBf16(high[0])) continue;
+    double sum = 0;
+    for (int i = 0; i < dim; ++i) {
+      const double x = q[i];
+      sum += std::max(x * FromBf16(low[i]), x * FromBf16(high[i]));
+    }
+    best = std::max(best, sum);
+  }
+  return best;
+}
+
+// log(sum(exp(x))), -infinity for an empty sum.
+double LogSumExp(std::span<const double> x) {
+  const double top = x.empty() ? kLowest : *std::max_element(x.begin(), x.end());
+  if (top == kLowest) return kLowest;
+  double sum = 0;
+  for (double value : x) sum += std::exp(value - top);
+  return top + std::log(sum);
+}
+
+void SelectOne(const SelectJob& job, Mat q, const KvView& view) {
+  const int dim = view.codec.dim(), group = q.cols / dim / view.heads->num_heads();
+  const int kv_head = job.head / group, blocks = job.end_block - job.first_block;
+  CHECK(blocks >= 0 && job.k >= 0 && (job.heads == 1 || job.heads == group));
+  const int chosen = std::min(job.k, blocks);
+
+  std::vector<double> score(static_cast<size_t>(blocks), kLowest), head_score(score);
+  for (int h = job.head; h < job.head + job.heads; ++h) {
+    for (int b = 0; b < blocks; ++b) {
+      const uint16_t* stats = view.Stats(job.seq, kv_head, job.first_block + b);
+      CHECK(stats != nullptr);
+      head_score[static_cast<size_t>(b)] = BlockScore(q.Row(job.row) + h * dim, view.stats, stats);
+    }
+    if (job.heads > 1) {  // heads with large queries must not outvote the others: normalise each
+      for (double& s : head_score) s /= std::sqrt(static_cast<double>(dim));
+      const double lse = LogSumExp(head_score);
+      for (double& s : head_score) s = s == kLowest ? kLowest : s - lse;
+    }
+    for (size_t b = 0; b < score.size(); ++b) score[b] = std::max(score[b], head_score[b]);
+  }
+
+  std::vector<int32_t> order(score.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return score[static_cast<size_t>(a)] > score[static_cast<size_t>(b)];
+  });
+  std::sort(order.begin(), order.begin() + chosen);
+  for (int i = 0; i < chosen; ++i) job.list[i] = job.first_block + order[static_cast<size_t>(i)];
+  *job.count = chosen;
+}
+
+}  // namespace
+
+void Select(const SelectArgs& args, ThreadPool* pool) {
+  pool->ParallelFor(static_cast<int64_t>(args.jobs.size()), [&](int64_t job, int) {
+    SelectOne(args.jobs[static_cast<size_t>(job)], args.q, args.view);
+  });
+}
+
+}  // namespace lserve::ref

@@ -5,6 +5,7 @@ build_packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates pyth
   libutf8proc-dev zlib1g-dev)
 test_packages=(libgtest-dev python3-venv)
 
+system_python=/usr/bin/python3  # the one that the packages above belong to, whatever else is in PATH
 lserve_cache=${LSERVE_CACHE:-$HOME/.cache/lserve}
 export CCACHE_DIR=${CCACHE_DIR:-$HOME/.cache/ccache}
 

@@ -46,8 +46,7 @@ void Scores(const Tile& tile, const Block& block, const float* q, int q_pos, dou
     for (int t = 0; t < kBlockTokens; ++t) score[t] += x * k[t];
   }
   for (int t = 0; t < kBlockTokens; ++t) {
-    const bool visible =
-        t < block.tokens && (!block.masked || Visible(tile, q_pos, block.first_pos + t));
+    const bool visible = !block.masked || Visible(tile, q_pos, block.first_pos + t);
     score[t] = visible ? scale * score[t] : kLowest;
   }
 }

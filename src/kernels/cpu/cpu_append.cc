@@ -1,0 +1,44 @@
+#include <vector>
+
+#include "kernels/cpu/cpu_ops.h"
+
+namespace lserve::cpu {
+
+// The unit of work is one KV head and the tokens of one block: codes of neighbouring tokens share bytes, and statistics are folded.
+void Append(const AppendArgs& args, ThreadPool* pool) {
+  const CpuKernels& kernels = BestKernels();
+  const KvCodec& codec = args.view.codec;
+  const int dim = codec.dim(), tokens = static_cast<int>(args.pos.size());
+  const int kv_heads = args.view.heads->num_heads(), q_heads = args.q.cols / dim;
+  struct Group { int begin, end; };
+  std::vector<Group> groups;
+  for (int t = 0; t < tokens; ++t) {
+    const size_t i = static_cast<size_t>(t);
+    if (t == 0 || args.seq[i] != args.seq[i - 1] || args.pos[i] / kBlockTokens != args.pos[i - 1] / kBlockTokens) groups.push_back({t, t});
+    groups.back().end = t + 1;
+  }
+  const auto run = [&](int64_t index, int) {
+    const Group& group = groups[static_cast<size_t>(index)];
+    std::vector<float> decoded(static_cast<size_t>(dim));
+    for (int t = group.begin; t < group.end; ++t) {
+      const float* rope = args.rope.Row(t);
+      kernels.rotate_row(args.q.Row(t), rope, q_heads, dim);
+      kernels.rotate_row(args.k.Row(t), rope, kv_heads, dim);
+      const size_t i = static_cast<size_t>(t);
+      const int block = args.pos[i] / kBlockTokens, place = args.pos[i] % kBlockTokens;
+      for (int h = 0; h < kv_heads; ++h) {
+        std::byte* slice = args.view.Slice(args.seq[i], h, block);
+        CHECK(slice != nullptr);
+        codec.EncodeK(args.k.Row(t) + h * dim, place, slice);
+        codec.EncodeV(args.v.Row(t) + h * dim, place, slice);
+        if (uint16_t* stats = args.view.Stats(args.seq[i], h, block)) {
+          codec.DecodeK(slice, place, decoded.data());
+          args.view.stats.Fold(decoded.data(), place, stats);
+        }
+      }
+    }
+  };
+  pool->ParallelFor(static_cast<int64_t>(groups.size()), run);
+}
+
+}  // namespace lserve::cpu

@@ -24,7 +24,8 @@ struct KvCacheConfig {
   KeyStats stats;            // dim == codec.dim()
   int max_slots = 0;         // sequences at a time
   int max_blocks = 0;        // longest sequence, in blocks
-  int64_t pages[2] = {0, 0}; // by HeadClass; a class that no layer has needs 0
+  int64_t pages[2] = {0, 0}; // by HeadClass; pages of a class that no layer has take no memory
+  bool poison_freed = false; // fill freed pages with NaN, so that reading one shows (tests)
 };
 
 // Bytes of one page over all layers, statistics included.
@@ -66,9 +67,14 @@ class KvCache {
 
  private:
   struct Pool;
+  Pool& pool(HeadClass cls) const { return *pools_[static_cast<int>(cls)]; }
+  int32_t NewPage(HeadClass cls);
+  void DropPage(HeadClass cls, int slot, int block);
+
   KvCacheConfig config_;
   std::shared_ptr<Pool> pools_[2];
   std::vector<bool> slot_used_;
+  std::vector<int> released_begin_, released_end_;  // streaming blocks [begin, end) of the slot are released
 };
 
 }  // namespace lserve

@@ -24,7 +24,7 @@ struct HeadSplit {
 };
 
 // A KV head is a retrieval head iff its gate is at or above the `static_sparsity` quantile (linear interpolation, as numpy) over all layers and heads. Heads with equal gates are
-// told apart by (layer, head): the earlier one counts as larger, so that exactly round-down(static_sparsity * heads) heads stream and every process agrees. <= 0: none streams; >= 1: all.
+// told apart by (layer, head): the earlier one counts as larger, so that exactly ceil(static_sparsity * (heads - 1)) heads stream and every process agrees. <= 0: none streams; >= 1: all.
 HeadSplit SplitHeads(const HeadPattern& pattern, double static_sparsity);
 // Every head a retrieval head: without a pattern.
 HeadSplit AllRetrieval(int layers, int kv_heads);

@@ -1,0 +1,228 @@
+#include "kv/kv_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kv/page_pool.h"
+
+namespace lserve {
+namespace {
+
+constexpr HeadClass kClasses[] = {HeadClass::kRetrieval, HeadClass::kStreaming};
+
+bool HasStats(HeadClass cls) { return cls == HeadClass::kRetrieval; }
+
+int Blocks(int len) { return (len + kBlockTokens - 1) / kBlockTokens; }
+
+}  // namespace
+
+int64_t PageBytes(const KvCacheConfig& config, HeadClass cls) {
+  int64_t heads = 0;
+  for (const HeadMap& layer : config.layers) heads += layer.count(cls);
+  const size_t slice = config.codec.slice_bytes() + (HasStats(cls) ? config.stats.slice_bytes() : 0);
+  return heads * static_cast<int64_t>(slice);
+}
+
+struct KvCache::Pool {
+  explicit Pool(int64_t pages) : ids(pages) {}
+  PagePool ids;
+  Buffer bytes, stats;
+  std::vector<int64_t> layer_offset, stats_offset;  // bytes from the start
+  std::vector<int64_t> page_bytes, stats_bytes;     // of one page in one layer
+  std::vector<int32_t> table;                       // [slot][max_blocks]
+};
+
+KvCache::KvCache(KvCacheConfig config)
+    : config_(std::move(config)),
+      slot_used_(static_cast<size_t>(config_.max_slots)),
+      released_begin_(slot_used_.size()),
+      released_end_(slot_used_.size()) {
+  CHECK(config_.stats.dim == config_.codec.dim());
+  for (HeadClass cls : kClasses) {
+    auto pool = std::make_shared<Pool>(total_pages(cls));
+    int64_t bytes = 0, stats = 0;
+    for (const HeadMap& layer : config_.layers) {
+      pool->layer_offset.push_back(bytes);
+      pool->stats_offset.push_back(stats);
+      pool->page_bytes.push_back(layer.count(cls) * static_cast<int64_t>(config_.codec.slice_bytes()));
+      pool->stats_bytes.push_back(HasStats(cls) ? layer.count(cls) * static_cast<int64_t>(config_.stats.slice_bytes()) : 0);
+      bytes += pool->page_bytes.back() * total_pages(cls);
+      stats += pool->stats_bytes.back() * total_pages(cls);
+    }
+    pool->bytes = Buffer(static_cast<size_t>(bytes));
+    pool->stats = Buffer(static_cast<size_t>(stats));
+    pool->table.assign(static_cast<size_t>(config_.max_slots) * static_cast<size_t>(config_.max_blocks), kNoPage);
+    pools_[static_cast<int>(cls)] = std::move(pool);
+  }
+}
+
+int KvCache::AllocateSlot() {
+  const auto free = std::find(slot_used_.begin(), slot_used_.end(), false);
+  if (free == slot_used_.end()) return -1;
+  *free = true;
+  const size_t slot = static_cast<size_t>(free - slot_used_.begin());
+  released_begin_[slot] = released_end_[slot] = 0;
+  return static_cast<int>(slot);
+}
+
+int32_t KvCache::NewPage(HeadClass cls) {
+  Pool& p = pool(cls);
+  const int32_t page = p.ids.Allocate();
+  if (HasStats(cls)) {
+    const size_t slice = config_.stats.slice_bytes();
+    for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+      std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
+      for (int h = 0; h < config_.layers[layer].count(cls); ++h)
+        config_.stats.Reset(reinterpret_cast<uint16_t*>(stats + static_cast<size_t>(h) * slice));
+    }
+  }
+  return page;
+}
+
+void KvCache::DropPage(HeadClass cls, int slot, int block) {
+  Pool& p = pool(cls);
+  int32_t& entry = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(block)];
+  if (entry == kNoPage) return;
+  if (p.ids.DropOwner(entry) && config_.poison_freed) {
+    for (size_t layer = 0; layer < config_.layers.size(); ++layer)
+      std::memset(p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer], 0xff, static_cast<size_t>(p.page_bytes[layer]));
+  }
+  entry = kNoPage;
+}
+
+void KvCache::FreeSlot(int slot) {
+  for (HeadClass cls : kClasses)
+    for (int b = 0; b < config_.max_blocks; ++b) DropPage(cls, slot, b);
+  slot_used_[static_cast<size_t>(slot)] = false;
+}
+
+int64_t KvCache::PagesNeeded(int slot, int len, HeadClass cls) const {
+  const Pool& p = pool(cls);
+  const int32_t* row = p.table.data() + static_cast<int64_t>(slot) * config_.max_blocks;
+  int64_t needed = 0;
+  const size_t s = static_cast<size_t>(slot);
+  for (int b = 0; b < Blocks(len); ++b) {
+    const bool released = cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
+    needed += row[b] == kNoPage && !released;
+  }
+  return needed;
+}
+
+bool KvCache::Extend(int slot, int len) {
+  CHECK(Blocks(len) <= config_.max_blocks);
+  for (HeadClass cls : kClasses)
+    if (PagesNeeded(slot, len, cls) > pool(cls).ids.free()) return false;
+  const size_t s = static_cast<size_t>(slot);
+  for (HeadClass cls : kClasses) {
+    int32_t* row = pool(cls).table.data() + static_cast<int64_t>(slot) * config_.max_blocks;
+    for (int b = 0; b < Blocks(len); ++b) {
+      const bool released = cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
+      if (row[b] == kNoPage && !released) row[b] = NewPage(cls);
+    }
+  }
+  return true;
+}
+
+void KvCache::ReleaseStreaming(int slot, int first, int end) {
+  const size_t s = static_cast<size_t>(slot);
+  if (end <= std::max(first, released_end_[s])) return;
+  const int begin = std::max(first, released_end_[s]);
+  for (int b = begin; b < std::min(end, config_.max_blocks); ++b) DropPage(HeadClass::kStreaming, slot, b);
+  if (released_end_[s] == 0) released_begin_[s] = first;
+  released_end_[s] = end;
+}
+
+SwappedPages KvCache::SwapOut(int slot) {
+  SwappedPages out;
+  for (HeadClass cls : kClasses) {
+    Pool& p = pool(cls);
+    for (int b = 0; b < config_.max_blocks; ++b) {
+      const int32_t page = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(b)];
+      if (page == kNoPage) continue;
+      out.blocks[static_cast<int>(cls)].push_back(b);
+      for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+        const std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
+        out.bytes.insert(out.bytes.end(), bytes, bytes + p.page_bytes[layer]);
+        const std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
+        out.bytes.insert(out.bytes.end(), stats, stats + p.stats_bytes[layer]);
+      }
+      DropPage(cls, slot, b);
+    }
+  }
+  return out;
+}
+
+bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
+  for (HeadClass cls : kClasses)
+    if (static_cast<int64_t>(pages.blocks[static_cast<int>(cls)].size()) > free_pages(cls)) return false;
+  const std::byte* from = pages.bytes.data();
+  for (HeadClass cls : kClasses) {
+    Pool& p = pool(cls);
+    for (int32_t b : pages.blocks[static_cast<int>(cls)]) {
+      const int32_t page = p.ids.Allocate();
+      p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(b)] = page;
+      for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+        std::memcpy(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer], from, static_cast<size_t>(p.page_bytes[layer]));
+        from += p.page_bytes[layer];
+        if (p.stats_bytes[layer] == 0) continue;
+        std::memcpy(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer], from, static_cast<size_t>(p.stats_bytes[layer]));
+        from += p.stats_bytes[layer];
+      }
+    }
+  }
+  CHECK(from == pages.bytes.data() + pages.bytes.size());
+  // What the sequence had released stays released.
+  const std::vector<int32_t>& retrieval = pages.blocks[0];
+  const std::vector<int32_t>& streaming = pages.blocks[1];
+  const size_t s = static_cast<size_t>(slot);
+  released_begin_[s] = released_end_[s] = 0;
+  for (size_t i = 0; i < streaming.size(); ++i) {
+    const int32_t expected = i == 0 ? 0 : streaming[i - 1] + 1;
+    if (streaming[i] != expected) released_begin_[s] = expected, released_end_[s] = streaming[i];
+  }
+  CHECK(streaming.empty() || retrieval.empty() || streaming.back() == retrieval.back());
+  return true;
+}
+
+KvView KvCache::View(int layer) const {
+  const size_t l = static_cast<size_t>(layer);
+  KvView view;
+  view.heads = &config_.layers[l];
+  view.codec = config_.codec;
+  view.stats = config_.stats;
+  for (HeadClass cls : kClasses) {
+    const Pool& p = pool(cls);
+    PoolView& out = view.pools[static_cast<int>(cls)];
+    out.pages = p.bytes.data() + p.layer_offset[l];
+    out.page_bytes = p.page_bytes[l];
+    if (HasStats(cls)) {
+      out.stats = reinterpret_cast<uint16_t*>(p.stats.data() + p.stats_offset[l]);
+      out.stats_page_elements = p.stats_bytes[l] / 2;
+    }
+    out.table = p.table.data();
+    out.table_stride = config_.max_blocks;
+  }
+  return view;
+}
+
+int64_t KvCache::free_pages(HeadClass cls) const { return pool(cls).ids.free(); }
+
+Status KvCache::CheckIntegrity() const {
+  for (HeadClass cls : kClasses) {
+    const Pool& p = pool(cls);
+    std::vector<int32_t> owners(static_cast<size_t>(p.ids.total()));
+    for (size_t i = 0; i < p.table.size(); ++i) {
+      const int32_t page = p.table[i];
+      if (page == kNoPage) continue;
+      const size_t slot = i / static_cast<size_t>(config_.max_blocks);
+      if (page < 0 || page >= p.ids.total()) return Internal("slot {} names page {} of {}", slot, page, p.ids.total());
+      if (!slot_used_[slot]) return Internal("free slot {} holds page {}", slot, page);
+      ++owners[static_cast<size_t>(page)];
+    }
+    if (Status s = p.ids.Check(owners); !s.ok())
+      return s.Annotate(cls == HeadClass::kRetrieval ? "retrieval pool" : "streaming pool");
+  }
+  return Ok();
+}
+
+}  // namespace lserve

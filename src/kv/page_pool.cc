@@ -1,0 +1,47 @@
+#include "kv/page_pool.h"
+
+namespace lserve {
+
+PagePool::PagePool(int64_t pages) : owners_(static_cast<size_t>(pages)) {
+  for (int64_t i = pages - 1; i >= 0; --i) free_.push_back(static_cast<int32_t>(i));
+}
+
+int32_t PagePool::Allocate() {
+  CHECK(!free_.empty());
+  const int32_t page = free_.back();
+  free_.pop_back();
+  owners_[static_cast<size_t>(page)] = 1;
+  return page;
+}
+
+void PagePool::AddOwner(int32_t page) {
+  CHECK(owners_[static_cast<size_t>(page)] > 0);
+  ++owners_[static_cast<size_t>(page)];
+}
+
+bool PagePool::DropOwner(int32_t page) {
+  int32_t& owners = owners_[static_cast<size_t>(page)];
+  CHECK(owners > 0);
+  if (--owners > 0) return false;
+  free_.push_back(page);
+  return true;
+}
+
+Status PagePool::Check(const std::vector<int32_t>& owners) const {
+  for (size_t page = 0; page < owners_.size(); ++page) {
+    if (owners[page] != owners_[page])
+      return Internal("page {} has {} owners, the tables name it {} times", page, owners_[page], owners[page]);
+  }
+  std::vector<bool> seen(owners_.size());
+  for (int32_t page : free_) {
+    if (seen[static_cast<size_t>(page)]) return Internal("page {} is in the free list twice", page);
+    if (owners_[static_cast<size_t>(page)] != 0) return Internal("page {} is free and owned", page);
+    seen[static_cast<size_t>(page)] = true;
+  }
+  int64_t owned = 0;
+  for (int32_t count : owners_) owned += count > 0;
+  if (owned + free() != total()) return Internal("{} pages owned and {} free of {}", owned, free(), total());
+  return Ok();
+}
+
+}  // namespace lserve

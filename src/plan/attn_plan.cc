@@ -9,7 +9,8 @@ namespace {
 bool WhollyVisible(const Tile& tile, int block) {
   const int first = block * kBlockTokens, last = first + kBlockTokens - 1;
   const int q_first = tile.q_pos, q_last = tile.q_pos + tile.q_len - 1;
-  return last <= q_first && (last < tile.sink_len || first > q_last - tile.window_len);
+  // The last query's gap between sink and window is the longest.
+  return last <= q_first && std::max(first, tile.sink_len) > std::min(last, q_last - tile.window_len);
 }
 
 }  // namespace

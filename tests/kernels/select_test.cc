@@ -1,0 +1,231 @@
+// Selection of every backend against scores computed here from the statistics.
+//
+// Backends may sum a score in another order, so two blocks whose scores agree to a few units of
+// float may change places. The rule for all of them (A12.g): the smallest chosen score is at least
+// the largest unchosen one minus epsilon, epsilon = 1e-5 of the terms' absolute sum. Equal
+// statistics give equal scores in any order of summation, so ties must go to the lower block
+// exactly.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <set>
+
+#include "tests/cases/attn_cases.h"
+#include "tests/cases/scratch_kv.h"
+#include "tests/kernels/test_util.h"
+
+namespace lserve {
+namespace {
+
+using cases::FillNormal;
+using cases::ScratchKv;
+using testing::Matrix;
+using testing::Shared;
+
+struct SelectCase {
+  int dim, group, logical_tokens;
+  bool shared;  // one list a KV head, or one a query head
+};
+
+void PrintTo(const SelectCase& c, std::ostream* out) {
+  *out << "d" << c.dim << " g" << c.group << " logical " << c.logical_tokens
+       << (c.shared ? " shared" : " single");
+}
+
+constexpr int kKvHeads = 2, kBlocks = 70;
+
+class SelectTest : public ::testing::TestWithParam<SelectCase> {
+ protected:
+  SelectTest()
+      : c_(GetParam()),
+        kv_(HeadMap(std::vector<HeadClass>(kKvHeads, HeadClass::kRetrieval)),
+            KvCodec(KvType::kKv16, KvType::kKv16, c_.dim), KeyStats{c_.logical_tokens, c_.dim}, 2,
+            kBlocks, 9),
+        q_(2, kKvHeads * c_.group * c_.dim, 4) {
+    std::mt19937_64 random(3);
+    FillNormal(q_.mat, 1, &random);
+    // Heads of very different size: normalisation matters.
+    for (int h = 0; h < kKvHeads * c_.group; ++h)
+      for (int i = 0; i < c_.dim; ++i)
+        q_.mat.Row(0)[h * c_.dim + i] *= static_cast<float>(1 + h % 3);
+    for (int slot : {0, 1}) {
+      kv_.MapTokens(slot, kBlocks * kBlockTokens);
+      for (int h = 0; h < kKvHeads; ++h)
+        for (int b = 0; b < kBlocks; ++b) Fold(slot, h, b, kBlockTokens, &random);
+    }
+  }
+
+  // Statistics of a block of `tokens` random keys.
+  void Fold(int slot, int h, int block, int tokens, std::mt19937_64* random) {
+    uint16_t* stats = kv_.view().Stats(slot, h, block);
+    kv_.view().stats.Reset(stats);
+    Matrix key(1, c_.dim);
+    for (int t = 0; t < tokens; ++t) {
+      FillNormal(key.mat, 1, random);
+      kv_.view().stats.Fold(key.mat.Row(0), t, stats);
+    }
+  }
+
+  // Of each block in [first, end) for query heads [head, head + heads); `epsilon` gets the
+  // tolerance.
+  std::vector<double> Scores(const SelectJob& job, double* epsilon) const {
+    const size_t n = static_cast<size_t>(job.end_block - job.first_block);
+    std::vector<double> best(n, -1e300);
+    *epsilon = 0;
+    for (int h = job.head; h < job.head + job.heads; ++h) {
+      std::vector<double> s(n, -1e300);
+      double mass_of_head = 0;
+      for (size_t b = 0; b < n; ++b) {
+        const uint16_t* stats =
+            kv_.view().Stats(job.seq, job.head / c_.group, job.first_block + static_cast<int>(b));
+        for (int page = 0; page < kBlockTokens / c_.logical_tokens; ++page, stats += 2 * c_.dim) {
+          if (FromBf16(stats[0]) == std::numeric_limits<float>::infinity()) continue;
+          double sum = 0, mass = 0;
+          for (int i = 0; i < c_.dim; ++i) {
+            const double q = q_.mat.Row(job.row)[h * c_.dim + i];
+            const double term = std::max(q * FromBf16(stats[i]), q * FromBf16(stats[c_.dim + i]));
+            sum += term;
+            mass += std::abs(term);
+          }
+          s[b] = std::max(s[b], sum);
+          mass_of_head = std::max(mass_of_head, mass);
+        }
+      }
+      double lse = 0;
+      if (job.heads > 1) {
+        const double root = std::sqrt(static_cast<double>(c_.dim));
+        mass_of_head /= root;
+        for (double& x : s) x /= root;
+        const double top = *std::max_element(s.begin(), s.end());
+        double sum = 0;
+        for (double x : s) sum += std::exp(x - top);
+        lse = top + std::log(sum);
+      }
+      for (size_t b = 0; b < n; ++b) best[b] = std::max(best[b], s[b] - lse);
+      *epsilon = std::max(*epsilon, 1e-5 * mass_of_head);
+    }
+    return best;
+  }
+
+  // Runs all jobs of a slot over [first, end), checks form and choice, returns the lists.
+  std::vector<std::vector<int32_t>> RunAndCheck(const std::string& backend, int slot, int first,
+                                                int end, int k, int threads = 2) {
+    const int heads = c_.shared ? c_.group : 1, room = std::max(1, k);
+    const int count_jobs = kKvHeads * c_.group / heads;
+    std::vector<int32_t> lists(static_cast<size_t>(count_jobs * room), -7);
+    std::vector<int32_t> counts(static_cast<size_t>(count_jobs), -7);
+    std::vector<SelectJob> jobs;
+    for (int j = 0; j < count_jobs; ++j)
+      jobs.push_back({slot, slot, j * heads, heads, first, end, k, lists.data() + j * room,
+                      counts.data() + j});
+    Shared(backend, threads).Select({q_.mat, jobs, kv_.view()});
+
+    std::vector<std::vector<int32_t>> result;
+    for (int j = 0; j < count_jobs; ++j) {
+      EXPECT_EQ(counts[j], std::min(k, end - first));
+      const int32_t* list = lists.data() + j * room;
+      for (int i = counts[j]; i < room; ++i) EXPECT_EQ(list[i], -7) << "written past the count";
+      result.emplace_back(list, list + counts[j]);
+      const std::set<int32_t> chosen(result.back().begin(), result.back().end());
+      EXPECT_EQ(std::vector<int32_t>(chosen.begin(), chosen.end()), result.back())
+          << backend << ": not ascending and distinct";
+      if (first == end) continue;
+      double epsilon, lowest = 1e300, highest = -1e300;
+      const std::vector<double> scores = Scores(jobs[static_cast<size_t>(j)], &epsilon);
+      for (int b = first; b < end; ++b)
+        if (chosen.count(b))
+          lowest = std::min(lowest, scores[static_cast<size_t>(b - first)]);
+        else
+          highest = std::max(highest, scores[static_cast<size_t>(b - first)]);
+      for (int32_t b : chosen) EXPECT_TRUE(b >= first && b < end) << backend << " block " << b;
+      EXPECT_GE(lowest, highest - epsilon) << backend << " job " << j;
+    }
+    return result;
+  }
+
+  const SelectCase c_;
+  ScratchKv kv_;
+  Matrix q_;
+};
+
+TEST_P(SelectTest, TakesTheBest) {
+  for (const char* backend : testing::kBackends)
+    for (int slot : {0, 1})
+      for (int k : {1, 2, 13, 64, 68}) RunAndCheck(backend, slot, 1, 70, k);
+}
+
+TEST_P(SelectTest, RangesThatAreSmallOrEmpty) {
+  for (const char* backend : testing::kBackends) {
+    RunAndCheck(backend, 0, 3, 3, 4);
+    RunAndCheck(backend, 0, 3, 10, 0);
+    RunAndCheck(backend, 0, 69, 70, 1);
+    for (int k : {7, 8, 100}) {
+      for (const auto& list : RunAndCheck(backend, 1, 3, 10, k)) {
+        std::vector<int32_t> all(7);
+        std::iota(all.begin(), all.end(), 3);
+        EXPECT_EQ(list, all) << backend;
+      }
+    }
+  }
+}
+
+TEST_P(SelectTest, TiesGoToTheLowerBlock) {
+  for (int h = 0; h < kKvHeads; ++h)
+    for (int b = 1; b < kBlocks; ++b)  // blocks b and b % 5 are equal
+      if (b >= 5)
+        std::memcpy(kv_.view().Stats(0, h, b), kv_.view().Stats(0, h, b % 5),
+                    kv_.view().stats.slice_bytes());
+  for (const char* backend : testing::kBackends) {
+    // 14 blocks of each of 5 kinds; the best kind's first nine.
+    for (const auto& list : RunAndCheck(backend, 0, 0, 70, 9))
+      for (int i = 0; i < 9; ++i) EXPECT_EQ(list[i], list[0] % 5 + 5 * i) << backend;
+    for (const auto& list : RunAndCheck(backend, 0, 0, 70, 14 + 5))
+      for (int kind = 0; kind < 5; ++kind) {
+        std::vector<int32_t> mine;
+        for (int32_t b : list)
+          if (b % 5 == kind) mine.push_back(b);
+        for (size_t i = 0; i < mine.size(); ++i)
+          EXPECT_EQ(mine[i], kind + 5 * static_cast<int>(i)) << backend;
+      }
+  }
+}
+
+// Closed blocks, all that a job may name, have no empty logical pages; the oracle skips them
+// anyway.
+TEST_P(SelectTest, RefSkipsEmptyLogicalPages) {
+  std::mt19937_64 random(8);
+  for (int h = 0; h < kKvHeads; ++h)
+    for (int b = 0; b < kBlocks; b += 3) Fold(0, h, b, 1 + b % 20, &random);
+  RunAndCheck("ref", 0, 0, 70, 20);
+}
+
+TEST_P(SelectTest, IsDeterministic) {
+  for (const char* backend : testing::kBackends) {
+    const auto first = RunAndCheck(backend, 0, 0, 70, 20);
+    EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20)) << backend;
+    for (int threads : {1, 3}) EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20, threads));
+  }
+}
+
+std::vector<SelectCase> SelectCases() {
+  std::vector<SelectCase> all;
+  for (int dim : {64, 128})
+    for (int group : {1, 3, 4, 6, 7, 8})
+      for (bool shared : {true, false}) {
+        if (group == 1 && !shared) continue;
+        all.push_back({dim, group, 16 << (all.size() % 3), shared});
+      }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, SelectTest, ::testing::ValuesIn(SelectCases()), [](const auto& info) {
+  const SelectCase& c = info.param;
+  return fmt::format("d{}_g{}_logical{}_{}", c.dim, c.group, c.logical_tokens,
+                     c.shared ? "shared" : "single");
+});
+
+}  // namespace
+}  // namespace lserve

@@ -26,8 +26,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 case $suite in
-  bookworm | trixie) mirror=http://deb.debian.org/debian components=main ;;
-  jammy | noble) mirror=http://archive.ubuntu.com/ubuntu components=main,universe ;;
+  bookworm | trixie) mirror=http://deb.debian.org/debian components=main script=sid ;;
+  jammy | noble) mirror=http://archive.ubuntu.com/ubuntu components=main,universe script=gutsy ;;
   *) die "usage: tools/fresh.sh bookworm|trixie|jammy|noble [--dir DIR] [--quickstart | --check]" ;;
 esac
 [ "$(id -u)" = 0 ] || die "needs root (debootstrap, chroot)"
@@ -40,8 +40,9 @@ root=$folder/$suite
 # The mounts below live in a namespace of their own, so nothing but files is left behind to remove.
 rm -rf --one-file-system "$root"
 if [ ! -e "$archive" ]; then
+  [ ! -e "/usr/share/debootstrap/scripts/$suite" ] || script=$suite  # an older debootstrap does not know newer releases by name
   echo "== debootstrap $suite from $mirror"
-  debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" >"$folder/$suite.debootstrap.log" 2>&1 ||
+  debootstrap --variant=minbase --components="$components" "$suite" "$root" "$mirror" "$script" >"$folder/$suite.debootstrap.log" 2>&1 ||
     die "debootstrap failed; see $folder/$suite.debootstrap.log"
   tar -C "$root" -cf "$archive.part" .
   mv "$archive.part" "$archive"

@@ -65,7 +65,7 @@ TEST(ResultDeathTest, ValueOfAnErrorAndOkAsErrorAbort) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   Result<int> error = NotFound("gone");
   EXPECT_DEATH(error.value(), "CHECK failed");
-  EXPECT_DEATH(Result<int>{Status()}, "CHECK failed");
+  EXPECT_DEATH(static_cast<void>(Result<int>{Status()}), "CHECK failed");
 }
 
 }  // namespace

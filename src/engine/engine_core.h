@@ -1,0 +1,80 @@
+// The engine without its thread: sequences in, steps, events out. EngineImpl drives it; tests drive it with a model that has no weights. One thread.
+#pragma once
+
+#include <list>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/scheduler.h"
+#include "engine/sequence.h"
+#include "model/runner.h"
+
+namespace lserve {
+
+struct CoreOptions {
+  int max_running = 32;
+  int step_tokens = 512;
+  int max_context = 0;
+  int default_budget = 4096;
+  AttentionMode default_mode = AttentionMode::kLserve;
+  std::vector<int32_t> eos;
+};
+
+class EngineCore {
+ public:
+  // Everything outlives the core.
+  EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer, KvCache* cache, Planner* planner);
+  ~EngineCore();
+
+  // Takes the request in. It was checked; `seed` is drawn for requests without one.
+  void Add(Request request, EventSink sink, uint64_t seed);
+  // Ends at the next step.
+  void Cancel(const std::string& id);
+  void CancelAll();
+
+  bool idle() const { return sequences_.empty(); }
+  // One step: schedule, run, commit. REQUIRES: !idle().
+  void Step();
+
+  EngineStats stats() const;
+
+ private:
+  struct Part {  // one sequence's share of the step
+    Sequence* sequence;
+    int tokens;
+    int logits = -1;       // first of its rows in the logits
+    int logit_count = 0;
+  };
+
+  void DropCancelled();
+  void ResumeSwapped();
+  std::vector<Part> Arrange();
+  bool MakeRoom(Sequence* sequence, int len);
+  void Preempt(Sequence* sequence);
+  void Run(std::vector<Part>* parts);
+  void Commit(const Part& part, int index);
+  void SendPromptLogprobs(const Part& part);
+  void SampleNext(Sequence* sequence, std::span<float> logits);
+  void Finish(Sequence* sequence, FinishReason reason);
+  Candidate Describe(const Sequence& sequence) const;
+  int64_t PagesFor(const Sequence& sequence, int len, HeadClass cls) const;
+
+  CoreOptions options_;
+  ModelRunner* runner_;
+  const Tokenizer* tokenizer_;
+  KvCache* cache_;
+  Planner* planner_;
+  std::list<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
+  std::unordered_set<Sequence*> finished_;          // of this step
+  uint64_t next_order_ = 0;
+  EngineStats counters_;
+
+  std::vector<int32_t> tokens_, seq_, pos_, logit_rows_;  // of the step
+  std::vector<SeqStep> steps_;
+  Buffer logits_;
+};
+
+}  // namespace lserve

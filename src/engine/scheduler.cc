@@ -1,0 +1,92 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace lserve {
+namespace {
+
+constexpr int kChunkAlign = 64;
+
+// A chunk of at most `limit` tokens: whole blocks where it does not end the prompt, since those keep attention tiles full.
+int ChunkLength(const Candidate& c, int limit) {
+  if (c.chunk_limit > 0) limit = std::min(limit, c.chunk_limit);
+  if (c.remaining_prompt <= limit) return c.remaining_prompt;
+  return limit > kChunkAlign ? limit / kChunkAlign * kChunkAlign : limit;
+}
+
+}  // namespace
+
+StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget& budget) {
+  StepDecision out;
+  out.tokens.assign(candidates.size(), 0);
+  int left = budget.tokens, slots = budget.free_slots;
+  int64_t free[2] = {budget.free_pages[0], budget.free_pages[1]};
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Candidate& c = candidates[i];
+    if (!c.running) continue;
+    if (c.remaining_prompt == 0) {
+      out.tokens[i] = 1;
+      --left;
+    }
+    for (int k : {0, 1}) free[k] -= c.pages_needed[k];
+  }
+
+  // Prompts that may take part: running ones, and waiting ones in order of arrival while they fit.
+  std::vector<size_t> by_age(candidates.size());
+  std::iota(by_age.begin(), by_age.end(), size_t{0});
+  std::stable_sort(by_age.begin(), by_age.end(), [&](size_t a, size_t b) {
+    return std::pair(candidates[a].priority, candidates[a].order) < std::pair(candidates[b].priority, candidates[b].order);
+  });
+  std::vector<size_t> prompts;
+  bool closed = false;
+  for (size_t i : by_age) {
+    const Candidate& c = candidates[i];
+    if (c.remaining_prompt == 0) continue;
+    if (!c.running) {
+      if (closed || slots == 0) continue;
+      if (c.pages_needed[0] > free[0] || c.pages_needed[1] > free[1]) {
+        if (out.blocked < 0) {
+          out.blocked = static_cast<int>(i);
+          closed = c.blocked_steps >= kPatience;
+        }
+        continue;
+      }
+      --slots;
+      for (int k : {0, 1}) free[k] -= c.pages_needed[k];
+    }
+    prompts.push_back(i);
+  }
+  if (prompts.empty() || left <= 0) return out;
+
+  const auto give = [&](size_t i, int limit) {
+    const int more = ChunkLength(candidates[i], std::min(limit, left));
+    out.tokens[i] = more;
+    left -= more;
+  };
+  const size_t oldest = prompts.front();
+  if (prompts.size() > 1) give(oldest, std::max(1, left / 4));
+  std::stable_sort(prompts.begin(), prompts.end(), [&](size_t a, size_t b) {
+    return std::pair(candidates[a].priority, candidates[a].remaining_prompt) < std::pair(candidates[b].priority, candidates[b].remaining_prompt);
+  });
+  for (size_t i : prompts) {
+    if (left <= 0) break;
+    const int has = out.tokens[i];
+    left += has;
+    give(i, left);
+  }
+  return out;
+}
+
+int ChooseVictim(const std::vector<Candidate>& candidates) {
+  int victim = -1;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    const Candidate& c = candidates[i];
+    if (!c.running) continue;
+    if (victim < 0 || std::pair(c.priority, c.order) > std::pair(candidates[static_cast<size_t>(victim)].priority, candidates[static_cast<size_t>(victim)].order))
+      victim = static_cast<int>(i);
+  }
+  return victim;
+}
+
+}  // namespace lserve

@@ -1,0 +1,65 @@
+// One request while the engine has it: tokens, how far they are computed, and everything that must survive preemption. Owned by EngineCore; one thread.
+//
+//   0 <= computed <= tokens.size();  tokens [0, prompt_len) came with the request, the others were sampled.
+//   Prompt tokens are always run as prefill and sampled ones as decode, however they are scheduled: that is what makes answers independent of chunks and preemption.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/sampler.h"
+#include "engine/stop.h"
+#include "kv/kv_cache.h"
+#include "sparse/planner.h"
+#include "text/tokenizer.h"
+
+namespace lserve {
+
+using Clock = std::chrono::steady_clock;
+
+struct Sequence {
+  enum class State { kWaiting, kRunning, kSwapped };
+
+  Sequence(Request r, EventSink s, uint64_t seed, const std::vector<int32_t>& eos, const Tokenizer* tokenizer, int vocab)
+      : request(std::move(r)),
+        sink(std::move(s)),
+        tokens(request.prompt),
+        prompt_len(static_cast<int>(request.prompt.size())),
+        sampler(request.sampling, seed, eos, request.prompt, vocab),
+        decoder(tokenizer),
+        stop(request.sampling.stop) {
+    selection.prompt_len = prompt_len;
+    usage.prompt_tokens = prompt_len;
+  }
+
+  bool prefilling() const { return computed < prompt_len; }
+  int remaining_prompt() const { return prompt_len - computed; }
+
+  Request request;
+  EventSink sink;
+  std::vector<int32_t> tokens;
+  const int prompt_len;
+  int computed = 0;
+  AttentionMode mode = AttentionMode::kLserve;
+  int budget = 0;  // tokens
+
+  State state = State::kWaiting;
+  uint64_t order = 0;         // arrival
+  int blocked_steps = 0;      // steps it waited for pages at the head of the queue
+  int slot = -1;              // while running
+  SwappedPages swapped;       // while swapped out
+  SelectionState selection;
+  bool cancelled = false;
+
+  Sampler sampler;
+  StreamDecoder decoder;
+  StopMatcher stop;
+  Usage usage;
+  Clock::time_point arrived = Clock::now(), started, first_token;
+};
+
+}  // namespace lserve

@@ -101,7 +101,7 @@ def report(usage: dict, first: float | None, streaming: float | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)")
+    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default: %(default)s)")
     parser.add_argument("--sentences", type=int, default=600, help="length of the document; a sentence has about 22 tokens (default: %(default)s)")
     args = parser.parse_args()
     question = f"{INTRODUCTION}\n{document(args.sentences)}\n{QUESTION}"

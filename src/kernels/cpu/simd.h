@@ -122,7 +122,9 @@ inline VecF LoadBf16(const uint16_t* p) {
 // acc + a.low * b.low + a.high * b.high over pairs of bfloat16; `a` is one pair for all lanes.
 inline VecF DotBf16(VecF acc, int32_t a, VecI b) {
 #if defined(__AVX512BF16__)
-  return (VecF)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(a), (__m512bh)b);
+  // Not _mm512_set1_epi32: clang 16 crashes on it here; the code is the same.
+  const __m512bh pair = (__m512bh)_mm512_broadcastd_epi32(_mm_cvtsi32_si128(a));
+  return (VecF)_mm512_dpbf16_ps((__m512)acc, pair, (__m512bh)b);
 #else
   const VecI pair = SplatI(a);
   return Fma(HighBf16(pair), HighBf16(b), Fma(LowBf16(pair), LowBf16(b), acc));

@@ -21,10 +21,18 @@ float Finite(float x) {
   return std::clamp(x, -65504.0f, 65504.0f);
 }
 
-// f16 at or above x >= 0, so that the largest value is inside the range of codes.
+// The minimum goes down and the scale up, so that every value is inside the range of codes.
+// REQUIRES: |x| <= 65504.
+uint16_t ToF16Down(float x) {
+  const uint16_t bits = ToF16(x);
+  if (FromF16(bits) <= x) return bits;
+  return bits & 0x8000 ? bits + 1 : bits - 1;  // bits is not +0 here: x would be negative, bits -0
+}
+
+// REQUIRES: 0 <= x <= 65504.
 uint16_t ToF16Up(float x) {
   const uint16_t bits = ToF16(x);
-  return FromF16(bits) < x && bits < 0x7bff ? bits + 1 : bits;
+  return FromF16(bits) < x ? bits + 1 : bits;
 }
 
 // One token of one side. `index(channel)` is the element order.
@@ -47,7 +55,7 @@ void Encode(KvType type, const float* values, int dim, int token, std::byte* ele
     high = std::max(high, Finite(values[c]));
   }
   const int levels = (1 << KvBits(type)) - 1;
-  const uint16_t min_bits = ToF16(low);
+  const uint16_t min_bits = ToF16Down(low);
   const float m = FromF16(min_bits);
   const uint16_t scale_bits = high > low ? ToF16Up((high - m) / static_cast<float>(levels)) : 0;
   const float s = FromF16(scale_bits);

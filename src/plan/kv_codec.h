@@ -3,8 +3,9 @@
 //     K elements | K scale f16[64] | K minimum f16[64] | V elements | V scale f16[64] | V minimum f16[64]
 // (scales and minima only with kv8 and kv4). K and V types are chosen apart. docs/formats.md shows the bytes.
 //
-// Quantisation is per token and head over the D channels, asymmetric, dynamic: x_hat = s * code + m with m = min(x), s = (max(x) - min(x)) / (2^bits - 1), both
-// rounded to f16 first; s = 0 when all values are equal.
+// Quantisation is per token and head over the D channels, asymmetric, dynamic: x_hat = s * code + m with m = min(x), s = (max(x) - min(x)) / (2^bits - 1), rounded to f16
+// first, m down and s up, so that every x lies in the range of codes and |x_hat - x| <= s / 2; s = 0 when all values are equal. NaN is stored as 0 and numbers
+// beyond f16 as +-65504.
 //
 // Element order. Products on tensor units and on AVX-512 take pairs along the dimension that is summed over: channels for K, tokens for V. So
 //     K element (token t, channel c) has index ((c / 2) * 64 + t) * 2 + c % 2

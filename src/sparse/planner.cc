@@ -27,7 +27,7 @@ struct Planner::Impl {
 
   Selected Decide(const SeqStep& step) const;
   void AddTiles(int layer, int kv_head, size_t index);
-  void AddRetrievalRuns(int layer, int kv_head, int list, const Selected& selected, const Tile& tile);
+  void AddRetrievalRuns(int layer, int kv_head, int list, size_t index, const Tile& tile);
 
   const SparsityConfig cfg;
   const std::vector<HeadMap>& layers;
@@ -88,7 +88,8 @@ Planner::Impl::Selected Planner::Impl::Decide(const SeqStep& step) const {
   s.sink_blocks = cfg.selector_sink_pages;
   s.k = std::max(1, budget_pages - cfg.selector_sink_pages - cfg.selector_local_pages);
   const SelectionState& state = *step.state;
-  s.due = state.local_begin < 0 || (len - state.prompt_len) % cfg.reuse_interval == 0;
+  // The phase counts generated tokens; a step of several is due when it reaches or passes a multiple of C.
+  s.due = state.local_begin < 0 || (len - state.prompt_len) / cfg.reuse_interval > (step.pos - state.prompt_len) / cfg.reuse_interval;
   s.local_begin = s.due ? std::max(s.sink_blocks, step.pos / kBlockTokens - (cfg.selector_local_pages - 1)) : state.local_begin;
   return s;
 }
@@ -138,13 +139,14 @@ std::span<const SelectJob> Planner::SelectJobs(int layer) {
   return p.jobs;
 }
 
-void Planner::Impl::AddRetrievalRuns(int layer, int kv_head, int list, const Selected& s, const Tile& tile) {
+void Planner::Impl::AddRetrievalRuns(int layer, int kv_head, int list, size_t index, const Tile& tile) {
+  const Selected& s = selected[index];
+  const SelectionState& state = *steps[index].state;
   blocks.clear();
   for (int b = 0; b < s.sink_blocks; ++b) blocks.push_back(b);
-  const SelectionState& state = *steps[static_cast<size_t>(&s - selected.data())].state;
-  const int64_t index = ListIndex(layer, kv_head, list);
-  const int32_t* chosen = state.lists.data() + index * state.capacity;
-  blocks.insert(blocks.end(), chosen, chosen + state.counts[static_cast<size_t>(index)]);
+  const int64_t list_index = ListIndex(layer, kv_head, list);
+  const int32_t* chosen = state.lists.data() + list_index * state.capacity;
+  blocks.insert(blocks.end(), chosen, chosen + state.counts[static_cast<size_t>(list_index)]);
   const int newest = (tile.q_pos + tile.q_len - 1) / kBlockTokens;
   for (int b = s.local_begin; b <= newest; ++b) blocks.push_back(b);
   AppendRuns(blocks, (tile.q_pos + 1) / kBlockTokens, &runs);
@@ -166,7 +168,7 @@ void Planner::Impl::AddTiles(int layer, int kv_head, size_t index) {
         tile.sink_len = step.decode ? cfg.decode_sink : cfg.prefill_sink;
         tile.window_len = step.decode ? cfg.decode_local : cfg.prefill_local;
       }
-      if (!streaming && s.on) AddRetrievalRuns(layer, kv_head, heads == group ? 0 : h, s, tile);
+      if (!streaming && s.on) AddRetrievalRuns(layer, kv_head, heads == group ? 0 : h, index, tile);
       else AppendWindowRuns(tile, &runs);
       tile.run_end = static_cast<int32_t>(runs.size());
       tiles.push_back(tile);

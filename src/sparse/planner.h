@@ -5,7 +5,7 @@
 //             the sink pages, the selected pages, and all pages from `local_begin` on.
 //
 // The selection of a sequence belongs to the sequence (SelectionState), lists closed pages only, and is made anew when (n - prompt_len) mod C == 0 or when there
-// is none. `local_begin` is frozen between two selections: a window that slid would drop pages that were visible a step ago.
+// is none; a step of several tokens makes it anew when it reaches or passes such an n. `local_begin` is frozen between two selections: a window that slid would drop pages that were visible a step ago.
 //
 // One thread. Begin once a step; then for each layer in order SelectJobs (run them), then Plan.
 #pragma once

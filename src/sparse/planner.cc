@@ -49,25 +49,40 @@ Planner::Planner(const SparsityConfig& config, const std::vector<HeadMap>* layer
 Planner::~Planner() = default;
 
 Status Planner::Check(const SparsityConfig& c) {
-  const auto multiple = [](const char* name, int value, int least) {
-    return value >= least && value % kBlockTokens == 0
-               ? Ok()
-               : InvalidArgument("{}: {} (must be a multiple of {}, at least {})", name, value, kBlockTokens, least);
+  // Far beyond any context, and far enough below the largest int for sums of a few of them.
+  constexpr int kMost = 1 << 28;
+  struct Range {
+    const char* flag;
+    int value, least, multiple;
   };
-  for (const auto& [name, value, least] : {std::tuple{"--decode-sink", c.decode_sink, 0}, {"--decode-local", c.decode_local, kBlockTokens},
-                                           {"--budget", c.budget, kBlockTokens}})
-    if (Status s = multiple(name, value, least); !s.ok()) return s;
-  if (c.prefill_sink < c.decode_sink) return InvalidArgument("--prefill-sink: {} (must not be less than --decode-sink {})", c.prefill_sink, c.decode_sink);
-  if (c.prefill_local < c.decode_local) return InvalidArgument("--prefill-local: {} (must not be less than --decode-local {})", c.prefill_local, c.decode_local);
-  if (c.logical_page != 16 && c.logical_page != 32 && c.logical_page != 64) return InvalidArgument("--logical-page: {} (must be 16, 32 or 64)", c.logical_page);
-  if (c.reuse_interval < 1) return InvalidArgument("--reuse-interval: {} (must be at least 1)", c.reuse_interval);
-  if (c.selector_sink_pages < 0) return InvalidArgument("--selector-sink-pages: {} (must not be negative)", c.selector_sink_pages);
-  if (c.selector_local_pages < 1) return InvalidArgument("--selector-local-pages: {} (must be at least 1)", c.selector_local_pages);
+  const Range ranges[] = {
+      {"--prefill-sink", c.prefill_sink, 0, 1},
+      {"--prefill-local", c.prefill_local, 1, 1},
+      {"--decode-sink", c.decode_sink, 0, kBlockTokens},
+      {"--decode-local", c.decode_local, kBlockTokens, kBlockTokens},
+      {"--budget", c.budget, kBlockTokens, kBlockTokens},
+      {"--selector-sink-pages", c.selector_sink_pages, 0, 1},
+      {"--selector-local-pages", c.selector_local_pages, 1, 1},
+      {"--reuse-interval", c.reuse_interval, 1, 1},
+      {"--dense-below", c.dense_below, 0, 1},
+  };
+  for (const Range& r : ranges) {
+    if (r.value < r.least || r.value > kMost)
+      return InvalidArgument("{}: {} (must be {} to {})", r.flag, r.value, r.least, kMost);
+    if (r.value % r.multiple != 0)
+      return InvalidArgument("{}: {} (must be a multiple of {})", r.flag, r.value, r.multiple);
+  }
+  if (c.prefill_sink < c.decode_sink)
+    return InvalidArgument("--prefill-sink: {} (must not be less than --decode-sink {})", c.prefill_sink, c.decode_sink);
+  if (c.prefill_local < c.decode_local)
+    return InvalidArgument("--prefill-local: {} (must not be less than --decode-local {})", c.prefill_local, c.decode_local);
+  if (c.logical_page != 16 && c.logical_page != 32 && c.logical_page != 64)
+    return InvalidArgument("--logical-page: {} (must be 16, 32 or 64)", c.logical_page);
   if (c.budget / kBlockTokens <= c.selector_sink_pages + c.selector_local_pages)
     return InvalidArgument("--budget: {} tokens leave no page to select beside {} sink and {} local pages", c.budget, c.selector_sink_pages,
                            c.selector_local_pages);
-  if (c.dense_below < 0) return InvalidArgument("--dense-below: {} (must not be negative)", c.dense_below);
-  if (!(c.static_sparsity >= 0 && c.static_sparsity <= 1)) return InvalidArgument("--static-sparsity: {} (must be between 0 and 1)", c.static_sparsity);
+  if (!(c.static_sparsity >= 0 && c.static_sparsity <= 1))
+    return InvalidArgument("--static-sparsity: {} (must be between 0 and 1)", c.static_sparsity);
   return Ok();
 }
 

@@ -2,8 +2,6 @@
 
 #include <utf8proc.h>
 
-#include <algorithm>
-
 #include "text/utf8.h"
 
 namespace lserve::text {
@@ -107,8 +105,6 @@ bool AddedTokenMatcher::Fits(const Token& token, std::string_view text, bool par
       *begin = before;
     }
   }
-  // A token before this one may have taken white space that this one begins with.
-  *begin = std::max(*begin, done);
   if (token.rstrip) {
     while (*end < text.size()) {
       const Utf8Char next = DecodeUtf8(text, *end);
@@ -116,7 +112,6 @@ bool AddedTokenMatcher::Fits(const Token& token, std::string_view text, bool par
       *end += next.length;
     }
   }
-  *end = std::max(*end, *begin);
   return true;
 }
 

@@ -19,7 +19,9 @@ class AddedTokenMatcher {
   Status Add(const TokenizerSpec::AddedToken& token);
 
   // Calls emit(begin, end, id) for every stretch of the text in order; id is -1 between tokens.
-  // Special tokens are passed over unless `parse_special`. REQUIRES: valid UTF-8.
+  // Special tokens are passed over unless `parse_special`. A token that begins in white space which
+  // one with rstrip took along counts all the same, and the text goes on at its end: `tokenizers`
+  // does so. REQUIRES: valid UTF-8.
   template <typename Emit>
   void Split(std::string_view text, bool parse_special, const Emit& emit) const {
     size_t done = 0, pos = 0;

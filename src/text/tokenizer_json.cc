@@ -129,7 +129,8 @@ Result<TokenizerSpec::AddedToken> ParseAddedToken(const Json& json, const std::s
   return token;
 }
 
-Status ParseAddedTokens(const Json& list, TokenizerSpec* spec) {
+// Where the vocabulary has the text of an added token, its id counts.
+Status ParseAddedTokens(const Json& list, const Json& vocab, TokenizerSpec* spec) {
   if (list.is_null()) return Ok();
   if (!list.is_array()) return InvalidArgument("added_tokens: not a list");
   for (size_t i = 0; i < list.size(); ++i) {
@@ -140,7 +141,8 @@ Status ParseAddedTokens(const Json& list, TokenizerSpec* spec) {
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= kMaxId) {
       return InvalidArgument("{}.id: not a number below {}", where, kMaxId);
     }
-    token->id = id.get<int32_t>();
+    const auto piece = vocab.find(token->text);
+    token->id = piece == vocab.end() ? id.get<int32_t>() : piece->get<int32_t>();
     spec->added.push_back(std::move(*token));
   }
   return Ok();
@@ -218,8 +220,10 @@ Status ParseConfig(const Json& config, TokenizerSpec* spec) {
 }
 
 Status ParseParts(const Json& json, TokenizerSpec* spec) {
-  if (Status s = ParseModel(Member(json, "model"), spec); !s.ok()) return s;
-  if (Status s = ParseAddedTokens(Member(json, "added_tokens"), spec); !s.ok()) return s;
+  const Json& model = Member(json, "model");
+  if (Status s = ParseModel(model, spec); !s.ok()) return s;
+  Status added = ParseAddedTokens(Member(json, "added_tokens"), Member(model, "vocab"), spec);
+  if (!added.ok()) return added;
   if (Status s = text::ParseNormalizer(Member(json, "normalizer"), spec); !s.ok()) return s;
   if (Status s = text::ParsePreTokenizer(Member(json, "pre_tokenizer"), spec); !s.ok()) return s;
   if (Status s = text::ParseDecoder(Member(json, "decoder"), spec); !s.ok()) return s;

@@ -215,7 +215,8 @@ Status BpeModel::MergesFromScores(const TokenizerSpec& spec) {
 }
 
 void BpeModel::FindSafeCut() {
-  if (byte_level_) return;
+  // Nor may the space become a part of a run of unknown characters, or the whole piece be a token.
+  if (byte_level_ || ignore_merges_ || !characters_.contains(0x2581)) return;
   cut_at_spaces_ = true;
   merges_.ForEach([&](int32_t left, int32_t right, MergeTable::Merge) {
     const std::string_view l = pieces_[left], r = pieces_[right];
@@ -230,7 +231,7 @@ int32_t BpeModel::Find(std::string_view piece) const {
 
 void BpeModel::Encode(std::string_view piece, WordScratch* scratch,
                       std::vector<int32_t>* out) const {
-  if (!cut_at_spaces_ || ignore_merges_ || fuse_unk_) return EncodeWord(piece, scratch, out);
+  if (!cut_at_spaces_) return EncodeWord(piece, scratch, out);
   size_t begin = 0;
   while (begin < piece.size()) {
     size_t end = begin;

@@ -69,7 +69,7 @@ class BpeModel {
   void AddCharacters(std::string_view word, std::vector<int32_t>* ids) const;
 
   bool byte_level_ = true, ignore_merges_ = false, byte_fallback_ = false, fuse_unk_ = false;
-  // No merge joins a character with a U+2581 after it, so text may be cut there.
+  // No token reaches from another character over a U+2581 after it, so text may be cut there.
   bool cut_at_spaces_ = false;
   int32_t unk_ = -1;
   std::vector<std::string> pieces_;                    // id -> piece in the model's alphabet

@@ -8,7 +8,7 @@ namespace lserve::text {
 namespace {
 
 constexpr size_t kMaxPattern = 64 << 10;
-constexpr uint32_t kMatchLimit = 50'000'000;
+constexpr uint32_t kMatchLimit = 10'000'000;
 
 // Unicode's White_Space. PCRE2's \s has U+180E besides.
 constexpr char kSpaces[] =

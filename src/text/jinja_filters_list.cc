@@ -94,13 +94,12 @@ Value FirstFilter(const Value& v, const Args& args) {
 }
 
 void CheckReversible(const char* name, const Value& v) {
-  if (v.Is(Kind::kIterator) || v.Is(Kind::kLoop) || v.is_undefined())
+  if (v.Is(Kind::kIterator) || v.Is(Kind::kLoop))
     Fail("{}(): '{}' cannot be reversed", name, TypeName(v));
 }
 
 Value LastFilter(const Value& v, const Args& args) {
   Params("last", args, {});
-  if (v.is_undefined()) FailUndefined(v);
   CheckReversible("last", v);
   const Values items = Iterate(v);
   return items.empty() ? Value::Undefined("No last item, sequence was empty.") : items.back();
@@ -122,7 +121,6 @@ Value ReverseFilter(const Value& v, const Args& args) {
   }
   // What Python cannot reverse in place becomes a list, the rest an iterator.
   if (v.Is(Kind::kIterator) || v.Is(Kind::kLoop)) return Value::List(std::move(items));
-  if (v.is_undefined()) FailUndefined(v);
   return Value::Iterator(std::move(items));
 }
 

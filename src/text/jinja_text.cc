@@ -294,7 +294,7 @@ std::vector<std::string_view> SplitSpace(std::string_view s, int64_t limit) {
     while (pos < s.size() && IsSpace(CharAt(s, pos))) pos += CharLength(s, pos);
     if (pos >= s.size()) return out;
     if (limit >= 0 && static_cast<int64_t>(out.size()) >= limit) {
-      out.push_back(Strip(s.substr(pos), kRight));
+      out.push_back(s.substr(pos));
       return out;
     }
     const size_t start = pos;
@@ -310,7 +310,7 @@ std::vector<std::string_view> SplitSpaceRight(std::string_view s, int64_t limit)
     s = Strip(s, kRight);
     if (s.empty()) break;
     if (limit >= 0 && static_cast<int64_t>(out.size()) >= limit) {
-      out.push_back(Strip(s, kLeft));
+      out.push_back(s);
       break;
     }
     size_t start = s.size();

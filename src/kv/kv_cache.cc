@@ -19,7 +19,8 @@ int Blocks(int len) { return (len + kBlockTokens - 1) / kBlockTokens; }
 int64_t PageBytes(const KvCacheConfig& config, HeadClass cls) {
   int64_t heads = 0;
   for (const HeadMap& layer : config.layers) heads += layer.count(cls);
-  const size_t slice = config.codec.slice_bytes() + (HasStats(cls) ? config.stats.slice_bytes() : 0);
+  const size_t slice =
+      config.codec.slice_bytes() + (HasStats(cls) ? config.stats.slice_bytes() : 0);
   return heads * static_cast<int64_t>(slice);
 }
 
@@ -44,14 +45,17 @@ KvCache::KvCache(KvCacheConfig config)
     for (const HeadMap& layer : config_.layers) {
       pool->layer_offset.push_back(bytes);
       pool->stats_offset.push_back(stats);
-      pool->page_bytes.push_back(layer.count(cls) * static_cast<int64_t>(config_.codec.slice_bytes()));
-      pool->stats_bytes.push_back(HasStats(cls) ? layer.count(cls) * static_cast<int64_t>(config_.stats.slice_bytes()) : 0);
+      pool->page_bytes.push_back(layer.count(cls) *
+                                 static_cast<int64_t>(config_.codec.slice_bytes()));
+      pool->stats_bytes.push_back(
+          HasStats(cls) ? layer.count(cls) * static_cast<int64_t>(config_.stats.slice_bytes()) : 0);
       bytes += pool->page_bytes.back() * total_pages(cls);
       stats += pool->stats_bytes.back() * total_pages(cls);
     }
     pool->bytes = Buffer(static_cast<size_t>(bytes));
     pool->stats = Buffer(static_cast<size_t>(stats));
-    pool->table.assign(static_cast<size_t>(config_.max_slots) * static_cast<size_t>(config_.max_blocks), kNoPage);
+    pool->table.assign(
+        static_cast<size_t>(config_.max_slots) * static_cast<size_t>(config_.max_blocks), kNoPage);
     pools_[static_cast<int>(cls)] = std::move(pool);
   }
 }
@@ -81,11 +85,13 @@ int32_t KvCache::NewPage(HeadClass cls) {
 
 void KvCache::DropPage(HeadClass cls, int slot, int block) {
   Pool& p = pool(cls);
-  int32_t& entry = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(block)];
+  int32_t& entry = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+                           static_cast<size_t>(block)];
   if (entry == kNoPage) return;
   if (p.ids.DropOwner(entry) && config_.poison_freed) {
     for (size_t layer = 0; layer < config_.layers.size(); ++layer)
-      std::memset(p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer], 0xff, static_cast<size_t>(p.page_bytes[layer]));
+      std::memset(p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer], 0xff,
+                  static_cast<size_t>(p.page_bytes[layer]));
   }
   entry = kNoPage;
 }
@@ -102,7 +108,8 @@ int64_t KvCache::PagesNeeded(int slot, int len, HeadClass cls) const {
   int64_t needed = 0;
   const size_t s = static_cast<size_t>(slot);
   for (int b = 0; b < Blocks(len); ++b) {
-    const bool released = cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
+    const bool released =
+        cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
     needed += row[b] == kNoPage && !released;
   }
   return needed;
@@ -116,7 +123,8 @@ bool KvCache::Extend(int slot, int len) {
   for (HeadClass cls : kClasses) {
     int32_t* row = pool(cls).table.data() + static_cast<int64_t>(slot) * config_.max_blocks;
     for (int b = 0; b < Blocks(len); ++b) {
-      const bool released = cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
+      const bool released =
+          cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
       if (row[b] == kNoPage && !released) row[b] = NewPage(cls);
     }
   }
@@ -127,7 +135,8 @@ void KvCache::ReleaseStreaming(int slot, int first, int end) {
   const size_t s = static_cast<size_t>(slot);
   if (end <= std::max(first, released_end_[s])) return;
   const int begin = std::max(first, released_end_[s]);
-  for (int b = begin; b < std::min(end, config_.max_blocks); ++b) DropPage(HeadClass::kStreaming, slot, b);
+  for (int b = begin; b < std::min(end, config_.max_blocks); ++b)
+    DropPage(HeadClass::kStreaming, slot, b);
   if (released_end_[s] == 0) released_begin_[s] = first;
   released_end_[s] = end;
 }
@@ -137,13 +146,17 @@ SwappedPages KvCache::SwapOut(int slot) {
   for (HeadClass cls : kClasses) {
     Pool& p = pool(cls);
     for (int b = 0; b < config_.max_blocks; ++b) {
-      const int32_t page = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(b)];
+      const int32_t page =
+          p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+                  static_cast<size_t>(b)];
       if (page == kNoPage) continue;
       out.blocks[static_cast<int>(cls)].push_back(b);
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        const std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
+        const std::byte* bytes =
+            p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
         out.bytes.insert(out.bytes.end(), bytes, bytes + p.page_bytes[layer]);
-        const std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
+        const std::byte* stats =
+            p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
         out.bytes.insert(out.bytes.end(), stats, stats + p.stats_bytes[layer]);
       }
       DropPage(cls, slot, b);
@@ -154,18 +167,22 @@ SwappedPages KvCache::SwapOut(int slot) {
 
 bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
   for (HeadClass cls : kClasses)
-    if (static_cast<int64_t>(pages.blocks[static_cast<int>(cls)].size()) > free_pages(cls)) return false;
+    if (static_cast<int64_t>(pages.blocks[static_cast<int>(cls)].size()) > free_pages(cls))
+      return false;
   const std::byte* from = pages.bytes.data();
   for (HeadClass cls : kClasses) {
     Pool& p = pool(cls);
     for (int32_t b : pages.blocks[static_cast<int>(cls)]) {
       const int32_t page = p.ids.Allocate();
-      p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) + static_cast<size_t>(b)] = page;
+      p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+              static_cast<size_t>(b)] = page;
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        std::memcpy(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer], from, static_cast<size_t>(p.page_bytes[layer]));
+        std::memcpy(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer], from,
+                    static_cast<size_t>(p.page_bytes[layer]));
         from += p.page_bytes[layer];
         if (p.stats_bytes[layer] == 0) continue;
-        std::memcpy(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer], from, static_cast<size_t>(p.stats_bytes[layer]));
+        std::memcpy(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer], from,
+                    static_cast<size_t>(p.stats_bytes[layer]));
         from += p.stats_bytes[layer];
       }
     }
@@ -215,7 +232,8 @@ Status KvCache::CheckIntegrity() const {
       const int32_t page = p.table[i];
       if (page == kNoPage) continue;
       const size_t slot = i / static_cast<size_t>(config_.max_blocks);
-      if (page < 0 || page >= p.ids.total()) return Internal("slot {} names page {} of {}", slot, page, p.ids.total());
+      if (page < 0 || page >= p.ids.total())
+        return Internal("slot {} names page {} of {}", slot, page, p.ids.total());
       if (!slot_used_[slot]) return Internal("free slot {} holds page {}", slot, page);
       ++owners[static_cast<size_t>(page)];
     }

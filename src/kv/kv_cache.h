@@ -1,6 +1,8 @@
-// The two pools of KV pages and the page tables of all sequence slots. A page holds 64 tokens; a retrieval page id names the same place in every layer, whose arrays
-// are as wide as the layer's number of retrieval heads; likewise for streaming. A sequence holds retrieval pages for all its tokens and, of the streaming pool, only
-// what its window still needs. Pages are reference-counted: a page with more than one owner is never written.
+// The two pools of KV pages and the page tables of all sequence slots. A page holds 64 tokens; a
+// retrieval page id names the same place in every layer, whose arrays are as wide as the layer's
+// number of retrieval heads; likewise for streaming. A sequence holds retrieval pages for all its
+// tokens and, of the streaming pool, only what its window still needs. Pages are reference-counted:
+// a page with more than one owner is never written.
 //
 // One thread (the engine's). Memory is reserved at once and committed when first touched.
 #pragma once
@@ -21,17 +23,18 @@ namespace lserve {
 struct KvCacheConfig {
   std::vector<HeadMap> layers;
   KvCodec codec;
-  KeyStats stats;            // dim == codec.dim()
-  int max_slots = 0;         // sequences at a time
-  int max_blocks = 0;        // longest sequence, in blocks
-  int64_t pages[2] = {0, 0}; // by HeadClass; pages of a class that no layer has take no memory
-  bool poison_freed = false; // fill freed pages with NaN, so that reading one shows (tests)
+  KeyStats stats;             // dim == codec.dim()
+  int max_slots = 0;          // sequences at a time
+  int max_blocks = 0;         // longest sequence, in blocks
+  int64_t pages[2] = {0, 0};  // by HeadClass; pages of a class that no layer has take no memory
+  bool poison_freed = false;  // fill freed pages with NaN, so that reading one shows (tests)
 };
 
 // Bytes of one page over all layers, statistics included.
 int64_t PageBytes(const KvCacheConfig& config, HeadClass cls);
 
-// The pages of one sequence, copied out of the pools (preemption). Table entries that had no page stay without.
+// The pages of one sequence, copied out of the pools (preemption). Table entries that had no page
+// stay without.
 struct SwappedPages {
   std::vector<int32_t> blocks[2];  // block numbers that have contents, by class
   std::vector<std::byte> bytes;    // page after page, all layers, statistics included
@@ -46,23 +49,26 @@ class KvCache {
   // Gives back the slot and all its pages.
   void FreeSlot(int slot);
 
-  // Makes sure that the slot has pages for tokens [0, len) that are not released, in both pools; statistics of new pages are reset. False, and nothing changed, when a
-  // pool has too few free pages.
+  // Makes sure that the slot has pages for tokens [0, len) that are not released, in both pools;
+  // statistics of new pages are reset. False, and nothing changed, when a pool has too few free
+  // pages.
   bool Extend(int slot, int len);
   // Pages that Extend would take from a pool.
   int64_t PagesNeeded(int slot, int len, HeadClass cls) const;
   // Releases the streaming pages of blocks [first, end).
   void ReleaseStreaming(int slot, int first, int end);
 
-  SwappedPages SwapOut(int slot);                         // frees the slot's pages, keeps the slot
-  bool SwapIn(int slot, const SwappedPages& pages);       // false, and nothing changed, when there are too few pages
+  SwappedPages SwapOut(int slot);  // frees the slot's pages, keeps the slot
+  // False, and nothing changed, when there are too few pages.
+  bool SwapIn(int slot, const SwappedPages& pages);
 
   KvView View(int layer) const;
   const KvCacheConfig& config() const { return config_; }
   int64_t free_pages(HeadClass cls) const;
   int64_t total_pages(HeadClass cls) const { return config_.pages[static_cast<int>(cls)]; }
 
-  // Every page is free once or owned as often as counted, tables name only owned pages. The error names the page. Run when idle and in tests.
+  // Every page is free once or owned as often as counted, tables name only owned pages. The error
+  // names the page. Run when idle and in tests.
   Status CheckIntegrity() const;
 
  private:
@@ -74,7 +80,8 @@ class KvCache {
   KvCacheConfig config_;
   std::shared_ptr<Pool> pools_[2];
   std::vector<bool> slot_used_;
-  std::vector<int> released_begin_, released_end_;  // streaming blocks [begin, end) of the slot are released
+  // Streaming blocks [begin, end) of the slot are released.
+  std::vector<int> released_begin_, released_end_;
 };
 
 }  // namespace lserve

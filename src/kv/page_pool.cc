@@ -30,7 +30,8 @@ bool PagePool::DropOwner(int32_t page) {
 Status PagePool::Check(const std::vector<int32_t>& owners) const {
   for (size_t page = 0; page < owners_.size(); ++page) {
     if (owners[page] != owners_[page])
-      return Internal("page {} has {} owners, the tables name it {} times", page, owners_[page], owners[page]);
+      return Internal("page {} has {} owners, the tables name it {} times", page, owners_[page],
+                      owners[page]);
   }
   std::vector<bool> seen(owners_.size());
   for (int32_t page : free_) {
@@ -40,7 +41,8 @@ Status PagePool::Check(const std::vector<int32_t>& owners) const {
   }
   int64_t owned = 0;
   for (int32_t count : owners_) owned += count > 0;
-  if (owned + free() != total()) return Internal("{} pages owned and {} free of {}", owned, free(), total());
+  if (owned + free() != total())
+    return Internal("{} pages owned and {} free of {}", owned, free(), total());
   return Ok();
 }
 

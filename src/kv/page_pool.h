@@ -1,4 +1,5 @@
-// One pool of page ids with reference counts. Ids only: memory and tables are KvCache's. One thread.
+// One pool of page ids with reference counts. Ids only: memory and tables are KvCache's. One
+// thread.
 #pragma once
 
 #include <cstdint>

@@ -12,11 +12,13 @@ namespace lserve {
 namespace {
 
 std::string Shape(const ModelConfig& c) {
-  return fmt::format("{}-{}x{}-{}q{}kv{}d-v{}", ArchitectureName(c.arch), c.layers, c.hidden, c.q_heads, c.kv_heads, c.head_dim, c.vocab);
+  return fmt::format("{}-{}x{}-{}q{}kv{}d-v{}", ArchitectureName(c.arch), c.layers, c.hidden,
+                     c.q_heads, c.kv_heads, c.head_dim, c.vocab);
 }
 
 std::string Lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
 }
 
@@ -49,13 +51,17 @@ Result<std::optional<std::string>> FindHeadPattern(const ModelFiles& files) {
   }
   const nlohmann::json index = nlohmann::json::parse(*text, nullptr, false);
   if (!index.is_array()) return DataLoss("{}: not a JSON array", index_path);
-  const std::string fingerprint = Fingerprint(files), name = Lower(files.config.name + " " + files.path);
+  const std::string fingerprint = Fingerprint(files),
+                    name = Lower(files.config.name + " " + files.path);
   for (const nlohmann::json& entry : index) {
-    if (!entry.is_object() || !entry.contains("file") || !entry["file"].is_string()) return DataLoss("{}: an entry without \"file\"", index_path);
+    if (!entry.is_object() || !entry.contains("file") || !entry["file"].is_string())
+      return DataLoss("{}: an entry without \"file\"", index_path);
     const bool exact = entry.value("fingerprint", "") == fingerprint;
-    const bool named = entry.value("shape", "") == fingerprint.substr(0, fingerprint.rfind('-')) && entry.contains("name") &&
+    const bool named = entry.value("shape", "") == fingerprint.substr(0, fingerprint.rfind('-')) &&
+                       entry.contains("name") &&
                        name.find(Lower(entry.value("name", ""))) != std::string::npos;
-    if (exact || named) return std::optional<std::string>(folder + "/" + entry["file"].get<std::string>());
+    if (exact || named)
+      return std::optional<std::string>(folder + "/" + entry["file"].get<std::string>());
   }
   return std::optional<std::string>();
 }

@@ -1,4 +1,5 @@
-// Which class each KV head of a layer belongs to, and its place among the heads of that class. The only place that knows head order.
+// Which class each KV head of a layer belongs to, and its place among the heads of that class. The
+// only place that knows head order.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,8 @@
 
 namespace lserve {
 
-// The class of a head's STORAGE. A streaming plan may run over retrieval storage (comparisons, calibration), never the reverse.
+// The class of a head's STORAGE. A streaming plan may run over retrieval storage (comparisons,
+// calibration), never the reverse.
 enum class HeadClass : uint8_t { kRetrieval = 0, kStreaming = 1 };
 
 struct HeadSlot {

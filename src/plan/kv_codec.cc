@@ -10,7 +10,8 @@ namespace lserve {
 namespace {
 
 size_t ElementBytes(KvType type, int dim) {
-  return static_cast<size_t>(kBlockTokens) * static_cast<size_t>(dim) * static_cast<size_t>(KvBits(type)) / 8;
+  return static_cast<size_t>(kBlockTokens) * static_cast<size_t>(dim) *
+         static_cast<size_t>(KvBits(type)) / 8;
 }
 
 size_t ScaleBytes(KvType type) { return IsQuantised(type) ? 2 * KvCodec::kMinAfterScale : 0; }
@@ -37,7 +38,8 @@ uint16_t ToF16Up(float x) {
 
 // One token of one side. `index(channel)` is the element order.
 template <typename Index>
-void Encode(KvType type, const float* values, int dim, int token, std::byte* elements, std::byte* scales, Index index) {
+void Encode(KvType type, const float* values, int dim, int token, std::byte* elements,
+            std::byte* scales, Index index) {
   if (type == KvType::kKv32) {
     for (int c = 0; c < dim; ++c) std::memcpy(elements + 4 * index(c), values + c, 4);
     return;
@@ -63,7 +65,8 @@ void Encode(KvType type, const float* values, int dim, int token, std::byte* ele
   std::memcpy(scales + KvCodec::kMinAfterScale + 2 * token, &min_bits, 2);
   const float inverse = s > 0 ? 1.0f / s : 0.0f;
   for (int c = 0; c < dim; ++c) {
-    const float code = std::clamp(std::nearbyint((Finite(values[c]) - m) * inverse), 0.0f, static_cast<float>(levels));
+    const float code = std::clamp(std::nearbyint((Finite(values[c]) - m) * inverse), 0.0f,
+                                  static_cast<float>(levels));
     const int i = index(c);
     const uint8_t bits = static_cast<uint8_t>(code);
     if (type == KvType::kKv8) {
@@ -76,7 +79,8 @@ void Encode(KvType type, const float* values, int dim, int token, std::byte* ele
 }
 
 template <typename Index>
-void Decode(KvType type, const std::byte* elements, const std::byte* scales, int dim, int token, float* values, Index index) {
+void Decode(KvType type, const std::byte* elements, const std::byte* scales, int dim, int token,
+            float* values, Index index) {
   if (type == KvType::kKv32) {
     for (int c = 0; c < dim; ++c) std::memcpy(values + c, elements + 4 * index(c), 4);
     return;
@@ -95,8 +99,9 @@ void Decode(KvType type, const std::byte* elements, const std::byte* scales, int
   const float s = FromF16(scale_bits), m = FromF16(min_bits);
   for (int c = 0; c < dim; ++c) {
     const int i = index(c);
-    const int code = type == KvType::kKv8 ? static_cast<int>(elements[i])
-                                          : (static_cast<int>(elements[i / 2]) >> (4 * (i % 2))) & 15;
+    const int code = type == KvType::kKv8
+                         ? static_cast<int>(elements[i])
+                         : (static_cast<int>(elements[i / 2]) >> (4 * (i % 2))) & 15;
     values[c] = s * static_cast<float>(code) + m;
   }
 }
@@ -116,7 +121,8 @@ void KvCodec::EncodeK(const float* values, int token, std::byte* slice) const {
 }
 
 void KvCodec::EncodeV(const float* values, int token, std::byte* slice) const {
-  Encode(v_, values, dim_, token, slice + v_offset_, slice + v_scale_, [&](int c) { return VIndex(token, c); });
+  Encode(v_, values, dim_, token, slice + v_offset_, slice + v_scale_,
+         [&](int c) { return VIndex(token, c); });
 }
 
 void KvCodec::DecodeK(const std::byte* slice, int token, float* values) const {
@@ -124,7 +130,8 @@ void KvCodec::DecodeK(const std::byte* slice, int token, float* values) const {
 }
 
 void KvCodec::DecodeV(const std::byte* slice, int token, float* values) const {
-  Decode(v_, slice + v_offset_, slice + v_scale_, dim_, token, values, [&](int c) { return VIndex(token, c); });
+  Decode(v_, slice + v_offset_, slice + v_scale_, dim_, token, values,
+         [&](int c) { return VIndex(token, c); });
 }
 
 std::string KvCodec::name() const {
@@ -144,7 +151,8 @@ Result<KvTypes> ParseKvTypes(const std::string& text) {
     const auto k_type = type(text.substr(1, v - 1)), v_type = type(text.substr(v + 1));
     if (k_type && v_type) return KvTypes{*k_type, *v_type};
   }
-  return InvalidArgument("KV type '{}': expected kv32, kv16, kv8, kv4 or two widths as in k8v4", text);
+  return InvalidArgument("KV type '{}': expected kv32, kv16, kv8, kv4 or two widths as in k8v4",
+                         text);
 }
 
 void KeyStats::Reset(uint16_t* stats) const {

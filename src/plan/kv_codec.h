@@ -1,16 +1,21 @@
-// The waist, third fact: HOW a block is stored. A slice is one KV head's share of a page: the keys and values of 64 tokens, contiguous, so that one bulk
-// copy fetches it:
-//     K elements | K scale f16[64] | K minimum f16[64] | V elements | V scale f16[64] | V minimum f16[64]
-// (scales and minima only with kv8 and kv4). K and V types are chosen apart. docs/formats.md shows the bytes.
+// The waist, third fact: HOW a block is stored. A slice is one KV head's share of a page: the keys
+// and values of 64 tokens, contiguous, so that one bulk copy fetches it:
+//     K elements | K scales f16[64] | K minima f16[64]
+//     V elements | V scales f16[64] | V minima f16[64]
+// (scales and minima only with kv8 and kv4). K and V types are chosen apart. docs/formats.md shows
+// the bytes.
 //
-// Quantisation is per token and head over the D channels, asymmetric, dynamic: x_hat = s * code + m with m = min(x), s = (max(x) - min(x)) / (2^bits - 1), rounded to f16
-// first, m down and s up, so that every x lies in the range of codes and |x_hat - x| <= s / 2; s = 0 when all values are equal. NaN is stored as 0 and numbers
-// beyond f16 as +-65504.
+// Quantisation is per token and head over the D channels, asymmetric, dynamic: x_hat = s * code + m
+// with m = min(x), s = (max(x) - min(x)) / (2^bits - 1), rounded to f16 first, m down and s up, so
+// that every x lies in the range of codes and |x_hat - x| <= s / 2; s = 0 when all values are
+// equal. NaN is stored as 0 and numbers beyond f16 as +-65504.
 //
-// Element order. Products on tensor units and on AVX-512 take pairs along the dimension that is summed over: channels for K, tokens for V. So
+// Element order. Products on tensor units and on AVX-512 take pairs along the dimension that is
+// summed over: channels for K, tokens for V. So
 //     K element (token t, channel c) has index ((c / 2) * 64 + t) * 2 + c % 2
 //     V element (token t, channel c) has index ((t / 2) * D  + c) * 2 + t % 2
-// kv32 and kv16 store element i at i * 4 and i * 2 bytes, kv8 at byte i, kv4 at byte i / 2, low nibble for even i.
+// kv32 and kv16 store element i at i * 4 and i * 2 bytes, kv8 at byte i, kv4 at byte i / 2, low
+// nibble for even i.
 #pragma once
 
 #include <cstddef>
@@ -45,10 +50,15 @@ class KvCodec {
   size_t v_scale_offset() const { return v_scale_; }
   static constexpr size_t kMinAfterScale = kBlockTokens * 2;  // minima follow the scales
 
-  int KIndex(int token, int channel) const { return ((channel / 2) * kBlockTokens + token) * 2 + channel % 2; }
-  int VIndex(int token, int channel) const { return ((token / 2) * dim_ + channel) * 2 + token % 2; }
+  int KIndex(int token, int channel) const {
+    return ((channel / 2) * kBlockTokens + token) * 2 + channel % 2;
+  }
+  int VIndex(int token, int channel) const {
+    return ((token / 2) * dim_ + channel) * 2 + token % 2;
+  }
 
-  // One token's D values into / out of a slice. `token` in [0, 64). The plain definition: every fast version must store the same bytes.
+  // One token's D values into / out of a slice. `token` in [0, 64). The plain definition: every
+  // fast version must store the same bytes.
   void EncodeK(const float* values, int token, std::byte* slice) const;
   void EncodeV(const float* values, int token, std::byte* slice) const;
   void DecodeK(const std::byte* slice, int token, float* values) const;
@@ -65,16 +75,21 @@ class KvCodec {
 };
 
 // "kv16", "kv8", "kv4", "kv32", "k8v4", ...; the error lists what is accepted.
-struct KvTypes { KvType k, v; };
+struct KvTypes {
+  KvType k, v;
+};
 Result<KvTypes> ParseKvTypes(const std::string& text);
 
-// Key statistics of one slice: bf16 [64 / logical_tokens][2][D], minimum then maximum of the DECODED keys of each logical page, rounded outward.
-// An empty logical page has minimum +infinity and maximum -infinity.
+// Key statistics of one slice: bf16 [64 / logical_tokens][2][D], minimum then maximum of the
+// DECODED keys of each logical page, rounded outward. An empty logical page has minimum +infinity
+// and maximum -infinity.
 struct KeyStats {
   int logical_tokens = 16;  // 16, 32 or 64
   int dim = 0;
   int pages_per_block() const { return kBlockTokens / logical_tokens; }
-  size_t slice_bytes() const { return static_cast<size_t>(pages_per_block()) * 2 * static_cast<size_t>(dim) * 2; }
+  size_t slice_bytes() const {
+    return static_cast<size_t>(pages_per_block()) * 2 * static_cast<size_t>(dim) * 2;
+  }
   // Sets every logical page of `stats` to empty: done when a page is handed out (A12.c).
   void Reset(uint16_t* stats) const;
   // Folds the decoded key of `token` in.

@@ -1,4 +1,5 @@
-// The waist, second fact: WHERE a block lives. One layer's pages behind page tables. Sharing, swapping and releasing pages change tables, never kernels.
+// The waist, second fact: WHERE a block lives. One layer's pages behind page tables. Sharing,
+// swapping and releasing pages change tables, never kernels.
 #pragma once
 
 #include <cstddef>
@@ -13,9 +14,10 @@ inline constexpr int32_t kNoPage = -1;  // table entry of a block that is releas
 
 // One pool as one layer sees it. A page id names the same slot in every layer.
 struct PoolView {
-  std::byte* pages = nullptr;       // [page][rank][slice bytes]
-  int64_t page_bytes = 0;           // of this layer: heads of the class * slice bytes
-  uint16_t* stats = nullptr;        // retrieval pool only: [page][rank][stats slice]; null without statistics
+  std::byte* pages = nullptr;  // [page][rank][slice bytes]
+  int64_t page_bytes = 0;      // of this layer: heads of the class * slice bytes
+  uint16_t* stats =
+      nullptr;  // retrieval pool only: [page][rank][stats slice]; null without statistics
   int64_t stats_page_elements = 0;  // 16-bit elements from page to page
   const int32_t* table = nullptr;   // [sequence slot][block] -> page id or kNoPage
   int64_t table_stride = 0;         // blocks a table row can hold
@@ -37,7 +39,8 @@ struct KvView {
     const PoolView& pool = pools[static_cast<int>(slot.cls)];
     const int32_t page = pool.table[seq * pool.table_stride + block];
     if (page == kNoPage) return nullptr;
-    return pool.pages + page * pool.page_bytes + slot.rank * static_cast<int64_t>(codec.slice_bytes());
+    return pool.pages + page * pool.page_bytes +
+           slot.rank * static_cast<int64_t>(codec.slice_bytes());
   }
   // The statistics of a block, or null where there are none.
   uint16_t* Stats(int seq, int kv_head, int block) const {
@@ -46,7 +49,8 @@ struct KvView {
     if (pool.stats == nullptr) return nullptr;
     const int32_t page = pool.table[seq * pool.table_stride + block];
     if (page == kNoPage) return nullptr;
-    return pool.stats + page * pool.stats_page_elements + slot.rank * static_cast<int64_t>(stats.slice_bytes() / 2);
+    return pool.stats + page * pool.stats_page_elements +
+           slot.rank * static_cast<int64_t>(stats.slice_bytes() / 2);
   }
 };
 

@@ -1,4 +1,5 @@
-// What can be set about sparsity, with the paper's names and defaults (arXiv 2502.14866, section 4 and its scripts).
+// What can be set about sparsity, with the paper's names and defaults (arXiv 2502.14866, section 4
+// and its scripts).
 #pragma once
 
 #include <string>
@@ -14,13 +15,15 @@ struct SparsityConfig {
   int prefill_local = 8192;      // tokens, own token included
   int decode_sink = 128;         // tokens, streaming heads while decoding; multiples of 64
   int decode_local = 256;
-  int budget = 4096;             // tokens that a retrieval head reads at decode, sinks and local pages included; multiple of 64
+  // Tokens that a retrieval head reads at decode, sinks and local pages included; multiple of 64.
+  int budget = 4096;
   int selector_sink_pages = 1;   // pages at the start that a retrieval head always reads
   int selector_local_pages = 4;  // newest pages (the open one included) that it always reads
   int logical_page = 16;         // tokens a set of key statistics covers: 16, 32 or 64
   int reuse_interval = 4;        // decode steps that share one selection (C)
-  int dense_below = 12288;       // a shorter context is read whole by retrieval heads (the crossover)
-  bool shared_lists = true;      // one list a KV head (A12.g); false: one a query head (A7, parity with the paper)
+  int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
+  // One list a KV head; false: one a query head, as in the paper.
+  bool shared_lists = true;
 };
 
 }  // namespace lserve

@@ -28,14 +28,16 @@ Result<HeadPattern> LoadHeadPattern(const std::string& path) {
       }
       float gate = 0;
       const auto [next, error] = std::from_chars(p, end, gate);
-      if (error != std::errc() || !std::isfinite(gate)) return InvalidArgument("{}:{}: not a gate: '{}'", path, line, std::string(p, end));
+      if (error != std::errc() || !std::isfinite(gate))
+        return InvalidArgument("{}:{}: not a gate: '{}'", path, line, std::string(p, end));
       pattern.gates.push_back(std::clamp(gate, 0.0f, 1.0f));
       ++columns;
       p = next;
     }
     if (columns == 0) continue;
     if (pattern.layers > 0 && columns != pattern.kv_heads)
-      return InvalidArgument("{}:{}: {} columns, the rows before have {}", path, line, columns, pattern.kv_heads);
+      return InvalidArgument("{}:{}: {} columns, the rows before have {}", path, line, columns,
+                             pattern.kv_heads);
     pattern.kv_heads = columns;
     ++pattern.layers;
   }
@@ -51,10 +53,14 @@ HeadSplit SplitHeads(const HeadPattern& pattern, double static_sparsity) {
   std::sort(order.begin(), order.end(), [&](size_t a, size_t b) {
     return pattern.gates[a] != pattern.gates[b] ? pattern.gates[a] < pattern.gates[b] : a > b;
   });
-  // At or above the quantile: with distinct gates, position q (n - 1) of the sorted list, rounded up, is the first retrieval head.
+  // At or above the quantile: with distinct gates, position q (n - 1) of the sorted list, rounded
+  // up, is the first retrieval head.
   size_t streaming = 0;
-  if (static_sparsity >= 1) streaming = heads;
-  else if (static_sparsity > 0) streaming = static_cast<size_t>(std::ceil(static_sparsity * static_cast<double>(heads - 1) - 1e-9));
+  if (static_sparsity >= 1)
+    streaming = heads;
+  else if (static_sparsity > 0)
+    streaming =
+        static_cast<size_t>(std::ceil(static_sparsity * static_cast<double>(heads - 1) - 1e-9));
   HeadSplit split;
   std::vector<HeadClass> classes(heads, HeadClass::kRetrieval);
   double lost = 0, sum = 0;
@@ -76,7 +82,9 @@ HeadSplit SplitHeads(const HeadPattern& pattern, double static_sparsity) {
 HeadSplit AllRetrieval(int layers, int kv_heads) {
   HeadSplit split;
   split.total = layers * kv_heads;
-  for (int i = 0; i < layers; ++i) split.layers.emplace_back(std::vector<HeadClass>(static_cast<size_t>(kv_heads), HeadClass::kRetrieval));
+  for (int i = 0; i < layers; ++i)
+    split.layers.emplace_back(
+        std::vector<HeadClass>(static_cast<size_t>(kv_heads), HeadClass::kRetrieval));
   return split;
 }
 

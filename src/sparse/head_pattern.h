@@ -1,4 +1,5 @@
-// Head patterns: which KV heads stream. A pattern is a DuoAttention gate table, one row a layer, one column a KV head, tab separated.
+// Head patterns: which KV heads stream. A pattern is a DuoAttention gate table, one row a layer,
+// one column a KV head, tab separated.
 #pragma once
 
 #include <string>
@@ -23,8 +24,10 @@ struct HeadSplit {
   double lost_gate_mass = 0;     // sum of the gates of streaming heads / sum of all gates
 };
 
-// A KV head is a retrieval head iff its gate is at or above the `static_sparsity` quantile (linear interpolation, as numpy) over all layers and heads. Heads with equal gates are
-// told apart by (layer, head): the earlier one counts as larger, so that exactly ceil(static_sparsity * (heads - 1)) heads stream and every process agrees. <= 0: none streams; >= 1: all.
+// A KV head is a retrieval head iff its gate is at or above the `static_sparsity` quantile (linear
+// interpolation, as numpy) over all layers and heads. Heads with equal gates are told apart by
+// (layer, head): the earlier one counts as larger, so that exactly ceil(static_sparsity * (heads -
+// 1)) heads stream and every process agrees. <= 0: none streams; >= 1: all.
 HeadSplit SplitHeads(const HeadPattern& pattern, double static_sparsity);
 // Every head a retrieval head: without a pattern.
 HeadSplit AllRetrieval(int layers, int kv_heads);

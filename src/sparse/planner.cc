@@ -13,10 +13,10 @@ struct Planner::Impl {
   // A decode step of a sequence that reads selected pages only.
   struct Selected {
     bool on = false;
-    bool due = false;      // choose anew this step
-    int sink_blocks = 0;   // always read
-    int local_begin = 0;   // read from here to the newest
-    int k = 0;             // pages to choose between them
+    bool due = false;     // choose anew this step
+    int sink_blocks = 0;  // always read
+    int local_begin = 0;  // read from here to the newest
+    int k = 0;            // pages to choose between them
   };
 
   int ListsPerHead() const { return cfg.shared_lists ? 1 : group; }
@@ -44,7 +44,8 @@ struct Planner::Impl {
   std::vector<int32_t> blocks;
 };
 
-Planner::Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group, int prefill_tile)
+Planner::Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group,
+                 int prefill_tile)
     : impl_(std::make_unique<Impl>(config, layers, group, prefill_tile)) {}
 Planner::~Planner() = default;
 
@@ -73,20 +74,25 @@ Status Planner::Check(const SparsityConfig& c) {
       return InvalidArgument("{}: {} (must be a multiple of {})", r.flag, r.value, r.multiple);
   }
   if (c.prefill_sink < c.decode_sink)
-    return InvalidArgument("--prefill-sink: {} (must not be less than --decode-sink {})", c.prefill_sink, c.decode_sink);
+    return InvalidArgument("--prefill-sink: {} (must not be less than --decode-sink {})",
+                           c.prefill_sink, c.decode_sink);
   if (c.prefill_local < c.decode_local)
-    return InvalidArgument("--prefill-local: {} (must not be less than --decode-local {})", c.prefill_local, c.decode_local);
+    return InvalidArgument("--prefill-local: {} (must not be less than --decode-local {})",
+                           c.prefill_local, c.decode_local);
   if (c.logical_page != 16 && c.logical_page != 32 && c.logical_page != 64)
     return InvalidArgument("--logical-page: {} (must be 16, 32 or 64)", c.logical_page);
   if (c.budget / kBlockTokens <= c.selector_sink_pages + c.selector_local_pages)
-    return InvalidArgument("--budget: {} tokens leave no page to select beside {} sink and {} local pages", c.budget, c.selector_sink_pages,
-                           c.selector_local_pages);
+    return InvalidArgument(
+        "--budget: {} tokens leave no page to select beside {} sink and {} local pages", c.budget,
+        c.selector_sink_pages, c.selector_local_pages);
   if (!(c.static_sparsity >= 0 && c.static_sparsity <= 1))
     return InvalidArgument("--static-sparsity: {} (must be between 0 and 1)", c.static_sparsity);
   return Ok();
 }
 
-int Planner::SinkBlocks() const { return (impl_->cfg.prefill_sink + kBlockTokens - 1) / kBlockTokens; }
+int Planner::SinkBlocks() const {
+  return (impl_->cfg.prefill_sink + kBlockTokens - 1) / kBlockTokens;
+}
 
 int Planner::FirstWindowBlock(int len, bool prefill) const {
   // The next query is at position `len` and sees keys after len - window.
@@ -98,14 +104,20 @@ Planner::Impl::Selected Planner::Impl::Decide(const SeqStep& step) const {
   Selected s;
   const int len = step.pos + step.q_len, pages = (len + kBlockTokens - 1) / kBlockTokens;
   const int budget_pages = step.budget / kBlockTokens;
-  if (!step.decode || step.mode == AttentionMode::kDense || len <= cfg.dense_below || pages <= budget_pages) return s;
+  if (!step.decode || step.mode == AttentionMode::kDense || len <= cfg.dense_below ||
+      pages <= budget_pages)
+    return s;
   s.on = true;
   s.sink_blocks = cfg.selector_sink_pages;
   s.k = std::max(1, budget_pages - cfg.selector_sink_pages - cfg.selector_local_pages);
   const SelectionState& state = *step.state;
-  // The phase counts generated tokens; a step of several is due when it reaches or passes a multiple of C.
-  s.due = state.local_begin < 0 || (len - state.prompt_len) / cfg.reuse_interval > (step.pos - state.prompt_len) / cfg.reuse_interval;
-  s.local_begin = s.due ? std::max(s.sink_blocks, step.pos / kBlockTokens - (cfg.selector_local_pages - 1)) : state.local_begin;
+  // The phase counts generated tokens; a step of several is due when it reaches or passes a
+  // multiple of C.
+  s.due = state.local_begin < 0 || (len - state.prompt_len) / cfg.reuse_interval >
+                                       (step.pos - state.prompt_len) / cfg.reuse_interval;
+  s.local_begin =
+      s.due ? std::max(s.sink_blocks, step.pos / kBlockTokens - (cfg.selector_local_pages - 1))
+            : state.local_begin;
   return s;
 }
 
@@ -145,8 +157,10 @@ std::span<const SelectJob> Planner::SelectJobs(int layer) {
       for (int list = 0; list < lists; ++list) {
         const int64_t index = p.ListIndex(layer, h, list);
         SelectionState& state = *step.state;
-        p.jobs.push_back({step.slot, step.q_begin + step.q_len - 1, h * p.group + list * heads, heads, s.sink_blocks, s.local_begin, s.k,
-                          state.lists.data() + index * state.capacity, state.counts.data() + index});
+        p.jobs.push_back({step.slot, step.q_begin + step.q_len - 1, h * p.group + list * heads,
+                          heads, s.sink_blocks, s.local_begin, s.k,
+                          state.lists.data() + index * state.capacity,
+                          state.counts.data() + index});
       }
     }
     p.selector_runs += p.jobs.size() > before;
@@ -154,7 +168,8 @@ std::span<const SelectJob> Planner::SelectJobs(int layer) {
   return p.jobs;
 }
 
-void Planner::Impl::AddRetrievalRuns(int layer, int kv_head, int list, size_t index, const Tile& tile) {
+void Planner::Impl::AddRetrievalRuns(int layer, int kv_head, int list, size_t index,
+                                     const Tile& tile) {
   const Selected& s = selected[index];
   const SelectionState& state = *steps[index].state;
   blocks.clear();
@@ -171,20 +186,33 @@ void Planner::Impl::AddRetrievalRuns(int layer, int kv_head, int list, size_t in
 void Planner::Impl::AddTiles(int layer, int kv_head, size_t index) {
   const SeqStep& step = steps[index];
   const Selected& s = selected[index];
-  const bool streaming = layers[static_cast<size_t>(layer)].streaming(kv_head) && step.mode == AttentionMode::kLserve;
+  const bool streaming =
+      layers[static_cast<size_t>(layer)].streaming(kv_head) && step.mode == AttentionMode::kLserve;
   const int heads = cfg.shared_lists ? group : 1;
   VisitCount& count = visits[index];
   for (int q = 0; q < step.q_len;) {
     // Tiles of a prompt begin at multiples of the tile length, wherever the chunk begins.
-    const int pos = step.pos + q, q_len = std::min(step.q_len - q, prefill_tile - pos % prefill_tile);
+    const int pos = step.pos + q,
+              q_len = std::min(step.q_len - q, prefill_tile - pos % prefill_tile);
     for (int h = 0; h < group; h += heads) {
-      Tile tile{step.slot, kv_head * group + h, step.q_begin + q, q_len, pos, step.pos + step.q_len, static_cast<int32_t>(runs.size()), 0, 0, kNoWindow};
+      Tile tile{step.slot,
+                kv_head * group + h,
+                step.q_begin + q,
+                q_len,
+                pos,
+                step.pos + step.q_len,
+                static_cast<int32_t>(runs.size()),
+                0,
+                0,
+                kNoWindow};
       if (streaming) {
         tile.sink_len = step.decode ? cfg.decode_sink : cfg.prefill_sink;
         tile.window_len = step.decode ? cfg.decode_local : cfg.prefill_local;
       }
-      if (!streaming && s.on) AddRetrievalRuns(layer, kv_head, heads == group ? 0 : h, index, tile);
-      else AppendWindowRuns(tile, &runs);
+      if (!streaming && s.on)
+        AddRetrievalRuns(layer, kv_head, heads == group ? 0 : h, index, tile);
+      else
+        AppendWindowRuns(tile, &runs);
       tile.run_end = static_cast<int32_t>(runs.size());
       tiles.push_back(tile);
     }
@@ -194,11 +222,14 @@ void Planner::Impl::AddTiles(int layer, int kv_head, size_t index) {
     const int tiles_here = group / heads;
     for (int t = 0; t < tiles_here; ++t) {
       const Tile& tile = tiles[tiles.size() - 1 - static_cast<size_t>(t)];
-      for (int r = tile.run_begin; r < tile.run_end; ++r) read += runs[static_cast<size_t>(r)].count;
+      for (int r = tile.run_begin; r < tile.run_end; ++r)
+        read += runs[static_cast<size_t>(r)].count;
     }
     read /= tiles_here;
-    if (step.decode) count.pages_total += all, count.pages_read += read;
-    else count.prefill_blocks_total += all, count.prefill_blocks_read += read;
+    if (step.decode)
+      count.pages_total += all, count.pages_read += read;
+    else
+      count.prefill_blocks_total += all, count.prefill_blocks_read += read;
     q += q_len;
   }
 }
@@ -211,13 +242,16 @@ AttnPlan Planner::Plan(int layer) {
   for (size_t i = 0; i < p.steps.size(); ++i)
     for (int h = 0; h < map.num_heads(); ++h) p.AddTiles(layer, h, i);
   AttnPlan plan;
-  plan.shape = {map.num_heads() * p.group, map.num_heads(), p.cfg.shared_lists ? p.group : 1, p.prefill_tile};
+  plan.shape = {map.num_heads() * p.group, map.num_heads(), p.cfg.shared_lists ? p.group : 1,
+                p.prefill_tile};
   plan.tiles = p.tiles;
   plan.runs = p.runs;
   return plan;
 }
 
-const VisitCount& Planner::visits(int index) const { return impl_->visits[static_cast<size_t>(index)]; }
+const VisitCount& Planner::visits(int index) const {
+  return impl_->visits[static_cast<size_t>(index)];
+}
 int64_t Planner::selector_runs() const { return impl_->selector_runs; }
 
 }  // namespace lserve

@@ -1,11 +1,16 @@
-// Turns "these sequences have these tokens this step" into attention plans, layer by layer: the policy of LServe (docs/structure.md), and nothing but policy.
+// Turns "these sequences have these tokens this step" into attention plans, layer by layer: the
+// policy of LServe (docs/structure.md), and nothing but policy.
 //
-//   prefill   retrieval heads: dense causal. Streaming heads: prefill_sink + prefill_local.
-//   decode    streaming heads: decode_sink + decode_local. Retrieval heads: everything while the context is not longer than dense_below or the budget, else
-//             the sink pages, the selected pages, and all pages from `local_begin` on.
+//   prefill   retrieval heads: dense causal.
+//             streaming heads: prefill_sink + prefill_local.
+//   decode    streaming heads: decode_sink + decode_local.
+//             retrieval heads: everything while the context is not longer than dense_below or the
+//             budget, else the sink pages, the selected pages, and all from `local_begin` on.
 //
-// The selection of a sequence belongs to the sequence (SelectionState), lists closed pages only, and is made anew when (n - prompt_len) mod C == 0 or when there
-// is none; a step of several tokens makes it anew when it reaches or passes such an n. `local_begin` is frozen between two selections: a window that slid would drop pages that were visible a step ago.
+// The selection of a sequence belongs to the sequence (SelectionState), lists closed pages only,
+// and is made anew when (n - prompt_len) mod C == 0 or when there is none; a step of several tokens
+// makes it anew when it reaches or passes such an n. `local_begin` is frozen between two
+// selections: a window that slid would drop pages that were visible a step ago.
 //
 // One thread. Begin once a step; then for each layer in order SelectJobs (run them), then Plan.
 #pragma once
@@ -26,24 +31,26 @@ namespace lserve {
 // What a sequence remembers between steps; moves with it through preemption.
 struct SelectionState {
   int32_t prompt_len = 0;
-  int32_t local_begin = -1;      // block; -1: no selection yet
-  int32_t capacity = 0;          // blocks a list can hold
-  std::vector<int32_t> lists;    // [layer][list][capacity]; lists of a layer: one a KV head, or one a query head
-  std::vector<int32_t> counts;   // [layer][list]
+  int32_t local_begin = -1;  // block; -1: no selection yet
+  int32_t capacity = 0;      // blocks a list can hold
+  // [layer][list][capacity] and [layer][list]; a layer has one list a KV head, or one a query head.
+  std::vector<int32_t> lists;
+  std::vector<int32_t> counts;
 };
 
 // One sequence's part of a step.
 struct SeqStep {
-  int32_t slot = 0;              // row of the page tables
+  int32_t slot = 0;                // row of the page tables
   int32_t q_begin = 0, q_len = 0;  // rows of the packed step
-  int32_t pos = 0;               // absolute position of its first token; pos + q_len tokens are stored afterwards
-  bool decode = false;           // a generated token (q_len 1) or a piece of the prompt, whatever its length
+  int32_t pos = 0;                 // of its first token; pos + q_len are stored afterwards
+  bool decode = false;  // a generated token (q_len 1) or a piece of the prompt, whatever its length
   AttentionMode mode = AttentionMode::kLserve;
-  int32_t budget = 0;            // tokens
+  int32_t budget = 0;  // tokens
   SelectionState* state = nullptr;
 };
 
-// Counted over a step: pages are (layer, KV head, block) of decode rows, blocks are (layer, KV head, query tile, block) of prefill rows.
+// Counted over a step: pages are (layer, KV head, block) of decode rows, blocks are (layer, KV
+// head, query tile, block) of prefill rows.
 struct VisitCount {
   int64_t pages_total = 0, pages_read = 0, prefill_blocks_total = 0, prefill_blocks_read = 0;
 };
@@ -51,19 +58,22 @@ struct VisitCount {
 class Planner {
  public:
   // `prefill_tile`: most queries of a tile. The maps must outlive the planner.
-  Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group, int prefill_tile);
+  Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group,
+          int prefill_tile);
   ~Planner();
 
   // Errors name the setting. Checked where settings enter the program.
   static Status Check(const SparsityConfig& config);
 
-  // The first streaming block after the sinks that a sequence still needs once `len` tokens are stored: blocks in [sink blocks, this) can be released.
-  // `prefill`: the next tokens are prompt tokens.
+  // The first streaming block after the sinks that a sequence still needs once `len` tokens are
+  // stored: blocks in [sink blocks, this) can be released. `prefill`: the next tokens are prompt
+  // tokens.
   int FirstWindowBlock(int len, bool prefill) const;
   int SinkBlocks() const;  // streaming blocks that are never released
 
   void Begin(std::span<const SeqStep> steps);
-  // Selections that are due in this layer; results go into the sequences' states. Valid until the next call.
+  // Selections that are due in this layer; results go into the sequences' states. Valid until the
+  // next call.
   std::span<const SelectJob> SelectJobs(int layer);
   // REQUIRES: the layer's SelectJobs have been run. Valid until the next call.
   AttnPlan Plan(int layer);

@@ -102,6 +102,11 @@ TEST(Validate, NamesEachBrokenRule) {
          p->runs[1] = {3, 1, 1};
        },
        "tile 0: newest block"},
+      {"block that only the last queries see whole",
+       [](Plan* p) {
+         p->runs[0].count = 3, p->runs[1] = {3, 1, 1};
+       },
+       "tile 0, run 0: partly visible"},
       {"diagonal unmasked", [](Plan* p) { p->runs[1].masked = 0; },
        "tile 0, run 1: partly visible"},
       {"window edge unmasked", [](Plan* p) { p->runs[3].masked = 0; },

@@ -16,7 +16,7 @@ namespace lserve {
 
 struct TemplateLimits {
   int64_t steps = 5'000'000;        // statements and expressions evaluated
-  int64_t work = int64_t{2} << 30;  // bytes and elements touched by operations on values
+  int64_t work = 512 << 20;         // bytes and elements touched by operations on values
   int nesting = 200;                // of blocks and expressions in the source
   int depth = 400;                  // of evaluations inside evaluations (macros that call macros)
   size_t output_bytes = 16 << 20;   // of the result and of any single intermediate value

@@ -73,11 +73,10 @@ Value Find(const std::string& s, const std::string& name, const Args& args) {
   const Params p(name.c_str(), args, {"sub", "start", "end"}, 1);
   const std::string& sub = Text1(name.c_str(), p[0]);
   const Window window = ApplyWindow(s, p, 1);
-  Work(window.text.size());
   const bool from_right = name[0] == 'r';
   const size_t at = !window.valid ? std::string::npos
-                    : from_right  ? window.text.rfind(sub)
-                                  : window.text.find(sub);
+                    : from_right  ? FindLastText(window.text, sub)
+                                  : FindText(window.text, sub);
   if (at == std::string::npos) {
     if (name.ends_with("index")) Fail("{}(): substring not found", name);
     return Value::Int(-1);
@@ -110,8 +109,7 @@ Value Partition(const std::string& s, const std::string& name, const Args& args)
   const std::string& separator = Text1(name.c_str(), p[0]);
   if (separator.empty()) Fail("{}(): empty separator", name);
   const bool right = name == "rpartition";
-  Work(s.size());
-  const size_t at = right ? s.rfind(separator) : s.find(separator);
+  const size_t at = right ? FindLastText(s, separator) : FindText(s, separator);
   if (at == std::string::npos)
     return right ? Value::Tuple({Str(""), Str(""), Str(s)})
                  : Value::Tuple({Str(s), Str(""), Str("")});

@@ -294,8 +294,7 @@ bool Contains(const Value& container, const Value& item) {
     case Kind::kString:
       if (item.is_undefined()) Fail("'in <string>' requires string as left operand, not Undefined");
       if (!item.is_string()) FailOperands("in", item, container);
-      Work(container.str().size());
-      return container.str().find(item.str()) != std::string::npos;
+      return FindText(container.str(), item.str()) != std::string::npos;
     case Kind::kDict:
       return container.as<DictObject>().Find(item) != nullptr;
     case Kind::kView: {

@@ -1,5 +1,6 @@
 #include "text/jinja_text.h"
 
+#include <string.h>  // memmem is not in <cstring>
 #include <utf8proc.h>
 
 #include <algorithm>
@@ -137,6 +138,25 @@ std::string_view SubString(std::string_view s, int64_t start, int64_t count) {
   for (; count > 0 && end < s.size(); --count) end += CharLength(s, end);
   Work(end);
   return s.substr(begin, end - begin);
+}
+
+size_t FindText(std::string_view s, std::string_view part) {
+  if (part.empty()) return 0;
+  // memmem stays linear where string::find compares the same bytes again and again.
+  const void* at = memmem(s.data(), s.size(), part.data(), part.size());
+  if (at == nullptr) {
+    Work(4 * s.size());
+    return std::string_view::npos;
+  }
+  const size_t pos = static_cast<size_t>(static_cast<const char*>(at) - s.data());
+  Work(4 * (pos + part.size()));
+  return pos;
+}
+
+size_t FindLastText(std::string_view s, std::string_view part) {
+  const size_t pos = s.rfind(part);
+  Work((s.size() - (pos == std::string_view::npos ? 0 : pos)) * (1 + part.size() / 16));
+  return pos;
 }
 
 bool IsSpace(char32_t c) {
@@ -324,9 +344,8 @@ std::vector<std::string_view> SplitSpaceRight(std::string_view s, int64_t limit)
 
 std::vector<std::string_view> Split(std::string_view s, std::string_view separator, int64_t limit) {
   std::vector<std::string_view> out;
-  Work(s.size());
   while (limit < 0 || static_cast<int64_t>(out.size()) < limit) {
-    const size_t at = s.find(separator);
+    const size_t at = FindText(s, separator);
     if (at == std::string_view::npos) break;
     out.push_back(s.substr(0, at));
     s.remove_prefix(at + separator.size());
@@ -338,9 +357,8 @@ std::vector<std::string_view> Split(std::string_view s, std::string_view separat
 std::vector<std::string_view> SplitRight(std::string_view s, std::string_view separator,
                                          int64_t limit) {
   std::vector<std::string_view> out;
-  Work(s.size());
   while (limit < 0 || static_cast<int64_t>(out.size()) < limit) {
-    const size_t at = s.rfind(separator);
+    const size_t at = FindLastText(s, separator);
     if (at == std::string_view::npos) break;
     out.push_back(s.substr(at + separator.size()));
     s = s.substr(0, at);
@@ -369,7 +387,6 @@ std::vector<std::string_view> SplitLines(std::string_view s, bool keep_ends) {
 
 std::string Replace(std::string_view s, std::string_view from, std::string_view to, int64_t limit) {
   Text out;
-  Work(s.size());
   int64_t done = 0;
   if (from.empty()) {
     // Python puts `to` before every character and at the end.
@@ -385,7 +402,7 @@ std::string Replace(std::string_view s, std::string_view from, std::string_view 
     return out.Take();
   }
   for (; limit < 0 || done < limit; ++done) {
-    const size_t at = s.find(from);
+    const size_t at = FindText(s, from);
     if (at == std::string_view::npos) break;
     out.Append(s.substr(0, at));
     out.Append(to);

@@ -16,6 +16,10 @@ size_t CharLength(std::string_view s, size_t pos);   // bytes of the character a
 std::vector<size_t> CharStarts(std::string_view s);  // of each character, and the end
 std::string_view SubString(std::string_view s, int64_t start, int64_t count);  // REQUIRES: inside
 
+// Where `part` first or last stands in `s`, or npos. In linear time, or counted as what it takes.
+size_t FindText(std::string_view s, std::string_view part);
+size_t FindLastText(std::string_view s, std::string_view part);
+
 bool IsSpace(char32_t c);
 // `chars` absent: white space.
 enum Side { kLeft = 1, kRight = 2, kBoth = 3 };

@@ -1,7 +1,6 @@
 #include "kv/kv_cache.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "kv/page_pool.h"
 
@@ -89,9 +88,10 @@ void KvCache::DropPage(HeadClass cls, int slot, int block) {
                            static_cast<size_t>(block)];
   if (entry == kNoPage) return;
   if (p.ids.DropOwner(entry) && config_.poison_freed) {
-    for (size_t layer = 0; layer < config_.layers.size(); ++layer)
-      std::memset(p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer], 0xff,
-                  static_cast<size_t>(p.page_bytes[layer]));
+    for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+      std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer];
+      std::fill_n(bytes, p.page_bytes[layer], std::byte{0xff});
+    }
   }
   entry = kNoPage;
 }
@@ -177,12 +177,11 @@ bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
       p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
               static_cast<size_t>(b)] = page;
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        std::memcpy(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer], from,
-                    static_cast<size_t>(p.page_bytes[layer]));
+        std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
+        std::copy_n(from, p.page_bytes[layer], bytes);
         from += p.page_bytes[layer];
-        if (p.stats_bytes[layer] == 0) continue;
-        std::memcpy(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer], from,
-                    static_cast<size_t>(p.stats_bytes[layer]));
+        std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
+        std::copy_n(from, p.stats_bytes[layer], stats);
         from += p.stats_bytes[layer];
       }
     }

@@ -14,10 +14,9 @@ inline constexpr int32_t kNoPage = -1;  // table entry of a block that is releas
 
 // One pool as one layer sees it. A page id names the same slot in every layer.
 struct PoolView {
-  std::byte* pages = nullptr;  // [page][rank][slice bytes]
-  int64_t page_bytes = 0;      // of this layer: heads of the class * slice bytes
-  uint16_t* stats =
-      nullptr;  // retrieval pool only: [page][rank][stats slice]; null without statistics
+  std::byte* pages = nullptr;       // [page][rank][slice bytes]
+  int64_t page_bytes = 0;           // of this layer: heads of the class * slice bytes
+  uint16_t* stats = nullptr;        // [page][rank][stats slice]; null without statistics
   int64_t stats_page_elements = 0;  // 16-bit elements from page to page
   const int32_t* table = nullptr;   // [sequence slot][block] -> page id or kNoPage
   int64_t table_stride = 0;         // blocks a table row can hold

@@ -24,7 +24,7 @@ TEST(PlannerMask, LengthsAroundPageBorders) {
         const int n = 64 * blocks + remainder;
         for (auto [q_len, decode] :
              {std::pair{1, true}, {1, false}, {3, true}, {65, false}, {100, false}, {n, false}}) {
-          if (q_len > n || q_len == 0) continue;
+          if (q_len > n || q_len == 0 || (q_len > 100 && group != 3)) continue;
           for (AttentionMode mode : {AttentionMode::kDense, AttentionMode::kLserve}) {
             SelectionState state;
             state.prompt_len = n - 1;

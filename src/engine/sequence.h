@@ -4,6 +4,8 @@
 //   Prompt tokens are always run as prefill and sampled ones as decode, however they are scheduled: that is what makes answers independent of chunks and preemption.
 #pragma once
 
+#include <algorithm>
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -30,14 +32,17 @@ struct Sequence {
         tokens(request.prompt),
         prompt_len(static_cast<int>(request.prompt.size())),
         sampler(request.sampling, seed, eos, request.prompt, vocab),
+        prompt_decoder(tokenizer, true),
         decoder(tokenizer),
         stop(request.sampling.stop) {
+    // The answer continues the prompt's text: a character may begin in one and end in the other, and the space that SentencePiece puts before a text is not the answer's.
+    for (int i = std::max(0, prompt_len - 4); i < prompt_len; ++i) decoder.Push(request.prompt[static_cast<size_t>(i)]);
     selection.prompt_len = prompt_len;
     usage.prompt_tokens = prompt_len;
   }
 
   bool prefilling() const { return computed < prompt_len; }
-  int remaining_prompt() const { return prompt_len - computed; }
+  int remaining_prompt() const { return std::max(0, prompt_len - computed); }
 
   Request request;
   EventSink sink;
@@ -56,6 +61,7 @@ struct Sequence {
   bool cancelled = false;
 
   Sampler sampler;
+  StreamDecoder prompt_decoder;  // for prompt logprobs
   StreamDecoder decoder;
   StopMatcher stop;
   Usage usage;

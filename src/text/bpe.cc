@@ -20,9 +20,12 @@ void MergeTable::Set(int32_t left, int32_t right, Merge merge) {
 }
 
 void BpeScratch::Merge(const MergeTable& table, std::vector<int32_t>* ids) {
-  constexpr size_t kShort = 64;
-  if (ids->size() < 2) return;
-  ids->size() <= kShort ? MergeShort(table, ids) : MergeLong(table, ids);
+  constexpr size_t kShort = 64, kKeep = 1 << 16;
+  const size_t size = ids->size();
+  if (size < 2) return;
+  if (size <= kShort) return MergeShort(table, ids);
+  MergeLong(table, ids);
+  if (size > kKeep) *this = BpeScratch();  // one long word must not hold memory for ever
 }
 
 void BpeScratch::MergeShort(const MergeTable& table, std::vector<int32_t>* ids) {

@@ -46,10 +46,16 @@ def events(response):
     raise ConnectionError("the stream ended without [DONE]")
 
 
-def ask(server: urllib.parse.SplitResult, question: str, attention: str) -> bool:
+def served_model(server: urllib.parse.SplitResult) -> str:
+    connection = http.client.HTTPConnection(server.hostname, server.port, timeout=30)
+    connection.request("GET", "/v1/models")
+    return json.load(connection.getresponse())["data"][0]["id"]
+
+
+def ask(server: urllib.parse.SplitResult, model: str, question: str, attention: str) -> bool:
     """Asks, prints the answer as it comes, then the figures; returns whether the fact is in the answer."""
     print(f"\n-- attention: {attention}", flush=True)
-    body = {"model": "default", "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0, "stream": True,
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0, "stream": True,
             "stream_options": {"include_usage": True}, "lserve": {"attention": attention, "progress": True}}
     started = time.monotonic()
     connection = http.client.HTTPConnection(server.hostname, server.port, timeout=1800)
@@ -64,7 +70,7 @@ def ask(server: urllib.parse.SplitResult, question: str, attention: str) -> bool
         usage = event.get("usage") or usage
         if progress := (event.get("lserve") or {}).get("progress"):
             if first is None:
-                show_progress(progress["prompt_tokens_processed"], progress["prompt_tokens"], time.monotonic() - started)
+                show_progress(progress["prompt_tokens_processed"], progress["prompt_tokens_total"], time.monotonic() - started)
         for choice in event.get("choices", []):
             if text := choice["delta"].get("content"):
                 last = time.monotonic()
@@ -107,7 +113,8 @@ def main() -> int:
     question = f"{INTRODUCTION}\n{document(args.sentences)}\n{QUESTION}"
     print(f"A document of {len(question.split())} words hides this sentence: \"{NEEDLE}\"\nThe question: {QUESTION}")
     server = urllib.parse.urlsplit(args.url)
-    results = [ask(server, question, attention) for attention in ("dense", "lserve")]
+    model = served_model(server)
+    results = [ask(server, model, question, attention) for attention in ("dense", "lserve")]
     return 0 if all(results) else 1
 
 

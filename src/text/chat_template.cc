@@ -35,9 +35,9 @@ Value FromJson(const Json& json, int depth) {
     case Json::value_t::number_integer:
       return Value::Int(json.get<int64_t>());
     case Json::value_t::number_unsigned: {
+      // As the JSON reader does with integers beyond 64 bits.
       const auto u = json.get<uint64_t>();
-      if (u > static_cast<uint64_t>(INT64_MAX))
-        jinja::Fail("the context has the integer {}, which does not fit into 64 bits", u);
+      if (u > static_cast<uint64_t>(INT64_MAX)) return Value::Float(static_cast<double>(u));
       return Value::Int(static_cast<int64_t>(u));
     }
     case Json::value_t::number_float:

@@ -1,6 +1,7 @@
 // Chat templates: the part of Jinja2 that the templates of real models use, with limits so that a
 // hostile template cannot hang or exhaust the server. A ChatTemplate is immutable and may be used
-// from any thread. What differs from Jinja2 on purpose: integers are 64 bits wide, `escape` and
+// from any thread. What differs from Jinja2 on purpose: integers are 64 bits wide
+// (larger ones in the context become floats), `escape` and
 // `safe` give plain strings (autoescape is off), no template inheritance and no imports, and lists
 // and dicts cannot be changed in place (as in the sandbox that transformers renders in).
 #pragma once

@@ -111,7 +111,7 @@ bool CallTest(const std::string& name, const Value& value, const Args& args) {
   const size_t given = args.pos.size() + args.kw.size();
   if (given != it->second.arguments)
     Fail("test '{}' takes {} arguments, {} were given", name, it->second.arguments, given);
-  const Value none;
+  const Value none = Value::None();
   const Value& argument = given == 0 ? none : args.pos.empty() ? args.kw[0].second : args.pos[0];
   return it->second.function(value, argument);
 }

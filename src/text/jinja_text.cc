@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "text/jinja_unicode.h"
 #include "text/utf8.h"
 
 namespace lserve::jinja {
@@ -33,36 +34,11 @@ bool IsCased(char32_t c) {
 }
 char32_t ToLower(char32_t c) { return utf8proc_tolower(static_cast<utf8proc_int32_t>(c)); }
 
-// Upper case of the letters that become several; the rest is one to one.
 void AppendUpper(char32_t c, bool title, std::string* out) {
-  switch (c) {
-    case 0xDF:
-      out->append(title ? "Ss" : "SS");
-      return;
-    case 0x149:
-      out->append("\xCA\xBCN");
-      return;
-    case 0xFB00:
-      out->append(title ? "Ff" : "FF");
-      return;
-    case 0xFB01:
-      out->append(title ? "Fi" : "FI");
-      return;
-    case 0xFB02:
-      out->append(title ? "Fl" : "FL");
-      return;
-    case 0xFB03:
-      out->append(title ? "Ffi" : "FFI");
-      return;
-    case 0xFB04:
-      out->append(title ? "Ffl" : "FFL");
-      return;
-    case 0xFB05:
-    case 0xFB06:
-      out->append(title ? "St" : "ST");
-      return;
-    default:
-      break;
+  const std::string_view special = title ? SpecialTitle(c) : SpecialUpper(c);
+  if (!special.empty()) {
+    out->append(special);
+    return;
   }
   const auto code = static_cast<utf8proc_int32_t>(c);
   text::AppendUtf8(title ? utf8proc_totitle(code) : utf8proc_toupper(code), out);
@@ -275,12 +251,9 @@ bool AllAre(std::string_view s, CharClass wanted) {
     const auto category = Category(c);
     const bool alpha = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
     const bool decimal = category == UTF8PROC_CATEGORY_ND;
-    // Superscripts and circled digits count as digits, but not as decimals.
-    const bool digit = decimal || c == 0xB2 || c == 0xB3 || c == 0xB9 || c == 0x2070 ||
-                       (c >= 0x2074 && c <= 0x2079) || (c >= 0x2080 && c <= 0x2089) ||
-                       (c >= 0x2460 && c <= 0x2468);
-    const bool numeric =
-        digit || category == UTF8PROC_CATEGORY_NL || category == UTF8PROC_CATEGORY_NO;
+    const bool digit = decimal || IsSpecialDigit(c);
+    const bool numeric = digit || category == UTF8PROC_CATEGORY_NL ||
+                         category == UTF8PROC_CATEGORY_NO || IsNumericLetter(c);
     switch (wanted) {
       case CharClass::kAlpha:
         return alpha;

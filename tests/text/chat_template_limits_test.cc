@@ -1,7 +1,7 @@
 // Hostile templates: each ends soon with an error that says which limit, whatever it tries.
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <string>
 #include <utility>
 
@@ -216,7 +216,7 @@ TEST(ChatTemplateLimits, DeepContext) {
 
 // The worst that the default limits allow stays within seconds.
 TEST(ChatTemplateLimits, DefaultsEndInTime) {
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of this process, however busy the machine is
   EXPECT_EQ(CodeOf("{% for a in range(99999) %}{% for b in range(99999) %}{{ a * b }}{% endfor "
                    "%}{% endfor %}",
                    TemplateLimits()),
@@ -225,7 +225,7 @@ TEST(ChatTemplateLimits, DefaultsEndInTime) {
                    "%}{% endfor %}",
                    TemplateLimits()),
             kLimit);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
+  EXPECT_LT((std::clock() - start) / CLOCKS_PER_SEC, 30);
 }
 
 // A long conversation is no attack.

@@ -112,9 +112,7 @@ TEST(ChatTemplate, UnsupportedIsSaid) {
             "chat template, line 1: the tag 'include' is not supported");
   EXPECT_EQ(Error("{{ 9223372036854775807 + 1 }}", Code::kUnsupported),
             "chat template, line 1: an integer does not fit into 64 bits");
-  EXPECT_EQ(Error("{{ x }}", Code::kInvalidArgument, {{"x", 18446744073709551615u}}),
-            "chat template: the context has the integer 18446744073709551615, which does not fit "
-            "into 64 bits");
+  EXPECT_EQ(Text("{{ x }}", {{"x", 18446744073709551615u}}), "1.8446744073709552e+19");
 }
 
 TEST(ChatTemplate, ContextMustBeAnObject) {

@@ -8,7 +8,9 @@
 
 namespace lserve {
 
-Result<Answer> Ask(Engine* engine, Request request, const std::function<void(const Event&)>& on_event, const std::function<bool()>& interrupt) {
+Result<Answer> Ask(Engine* engine, Request request,
+                   const std::function<void(const Event&)>& on_event,
+                   const std::function<bool()>& interrupt) {
   std::mutex mutex;
   std::condition_variable changed;
   bool done = false;
@@ -41,8 +43,10 @@ Result<Answer> Ask(Engine* engine, Request request, const std::function<void(con
 void PrintEvent(const Event& event) {
   static const bool terminal = isatty(STDERR_FILENO);
   if (event.kind == Event::Kind::kProgress && terminal) {
-    if (event.prompt_done < event.prompt_total) fmt::print(stderr, "\rprompt {} / {} tokens", event.prompt_done, event.prompt_total);
-    else fmt::print(stderr, "\r{:40}\r", "");
+    if (event.prompt_done < event.prompt_total)
+      fmt::print(stderr, "\rprompt {} / {} tokens", event.prompt_done, event.prompt_total);
+    else
+      fmt::print(stderr, "\r{:40}\r", "");
     std::fflush(stderr);
   }
   if (event.kind == Event::Kind::kTokens)

@@ -1,9 +1,9 @@
-// The commands of `lserve`. Each adds its flags to its subcommand and returns what to run; the result is the exit status. Main thread.
+// The commands of `lserve`. Each adds its flags to its subcommand and returns what to run; the
+// result is the exit status. Main thread.
 #pragma once
 
-#include <functional>
-
 #include <CLI/CLI.hpp>
+#include <functional>
 
 namespace lserve {
 

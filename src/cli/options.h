@@ -1,9 +1,8 @@
 // Flags that several commands share, and finding a model by name. Main thread.
 #pragma once
 
-#include <string>
-
 #include <CLI/CLI.hpp>
+#include <string>
 
 #include "core/status.h"
 #include "engine/engine.h"
@@ -19,13 +18,15 @@ struct EngineFlags {
   std::string attention = "lserve";
   std::string weights = "stored";
 
-  // Adds every engine flag to `app`, grouped, with help a newcomer can work from. *this must outlive parsing.
+  // Adds every engine flag to `app`, grouped, with help a newcomer can work from. *this must
+  // outlive parsing.
   void AddTo(CLI::App* app);
   // Checks what CLI11 cannot and finds the model. Errors name the flag.
   Result<EngineOptions> Finish();
 };
 
-// A path as it is; the name of a default model (smollm2-135m-longctx, ...) or ORG/NAME that was pulled: its path in the folder of models, fetched first where it is a default and missing.
+// A path as it is; the name of a default model (smollm2-135m-longctx, ...) or ORG/NAME that was
+// pulled: its path in the folder of models, fetched first where it is a default and missing.
 Result<std::string> FindModel(const std::string& model);
 
 // Prints "lserve: message" and returns the exit status.

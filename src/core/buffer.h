@@ -1,4 +1,5 @@
-// Memory for tensors: 64-byte aligned, and for large pools reserved without being touched, so that only pages in use take physical memory.
+// Memory for tensors: 64-byte aligned, and for large pools reserved without being touched, so that
+// only pages in use take physical memory.
 #pragma once
 
 #include <cstddef>

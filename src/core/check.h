@@ -1,4 +1,5 @@
-// CHECK: for what only we can break. It is on in every build; a failure prints the place and aborts.
+// CHECK: for what only we can break. It is on in every build; a failure prints the place and
+// aborts.
 #pragma once
 
 namespace lserve {

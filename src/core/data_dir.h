@@ -1,4 +1,5 @@
-// Where lserve's own data files (data/) are at run time: $LSERVE_DATA_DIR, else ../share/lserve beside the program, else the source tree it was built from.
+// Where lserve's own data files (data/) are at run time: $LSERVE_DATA_DIR, else ../share/lserve
+// beside the program, else the source tree it was built from.
 #pragma once
 
 #include <string>

@@ -8,8 +8,9 @@ namespace lserve {
 
 const DTypeInfo& Info(DType type) {
   static constexpr DTypeInfo kInfo[] = {
-      {"F32", 1, 4},    {"F16", 1, 2},    {"BF16", 1, 2},   {"Q4_0", 32, 18},    {"Q4_1", 32, 20},   {"Q5_0", 32, 22},
-      {"Q5_1", 32, 24}, {"Q8_0", 32, 34}, {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
+      {"F32", 1, 4},      {"F16", 1, 2},      {"BF16", 1, 2},     {"Q4_0", 32, 18},
+      {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},   {"Q8_0", 32, 34},
+      {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
   };
   return kInfo[static_cast<int>(type)];
 }
@@ -34,7 +35,8 @@ uint16_t ToBf16Down(float value) { return ToBf16Up(-value) ^ 0x8000; }
 float FromF16(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
   const uint32_t magnitude = bits & 0x7fff;
-  if (magnitude >= 0x7c00) return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ff) << 13));
+  if (magnitude >= 0x7c00)
+    return std::bit_cast<float>(sign | 0x7f800000u | ((magnitude & 0x3ff) << 13));
   if (magnitude < 0x0400) {  // zero and subnormals: magnitude * 2^-24
     const float value = static_cast<float>(magnitude) * 0x1p-24f;
     return sign ? -value : value;
@@ -48,7 +50,7 @@ uint16_t ToF16(float value) {
   const uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return sign | 0x7e00;
   if (magnitude >= 0x47800000u) return sign | 0x7c00;  // 65536 and above
-  if (magnitude < 0x38800000u) {                       // below 2^-14: subnormal, exact scaling and one rounding
+  if (magnitude < 0x38800000u) {  // below 2^-14: subnormal, exact scaling and one rounding
     const float scaled = std::bit_cast<float>(magnitude) * 0x1p24f;
     return sign | static_cast<uint16_t>(std::nearbyint(scaled));
   }

@@ -1,5 +1,6 @@
-// Element types of stored tensors, and conversions of the two 16-bit floats. Block types pack `block_elements` consecutive elements of a row into
-// `block_bytes` bytes, laid out as in GGUF; plain types are blocks of one.
+// Element types of stored tensors, and conversions of the two 16-bit floats. Block types pack
+// `block_elements` consecutive elements of a row into `block_bytes` bytes, laid out as in GGUF;
+// plain types are blocks of one.
 #pragma once
 
 #include <bit>
@@ -8,7 +9,19 @@
 
 namespace lserve {
 
-enum class DType : uint8_t { kF32, kF16, kBF16, kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0, kQ4_K, kQ5_K, kQ6_K };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K
+};
 
 struct DTypeInfo {
   std::string_view name;  // as GGUF tools print it, e.g. "Q4_K"
@@ -23,7 +36,9 @@ int64_t RowBytes(DType type, int64_t elements);
 inline bool IsFloat(DType type) { return type <= DType::kBF16; }
 
 // bfloat16 bits -> float. Exact.
-inline float FromBf16(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float FromBf16(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 // float -> bfloat16 bits, to nearest even. NaN stays NaN.
 inline uint16_t ToBf16(float value) {
@@ -32,7 +47,8 @@ inline uint16_t ToBf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1)) >> 16);
 }
 
-// float -> bfloat16 rounded towards +infinity (-infinity): the bounds of key statistics must stay bounds.
+// float -> bfloat16 rounded towards +infinity (-infinity): the bounds of key statistics must stay
+// bounds.
 uint16_t ToBf16Up(float value);
 uint16_t ToBf16Down(float value);
 

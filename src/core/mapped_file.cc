@@ -39,7 +39,8 @@ Result<std::shared_ptr<const MappedFile>> MappedFile::Open(const std::string& pa
     }
   }
   close(fd);
-  return std::shared_ptr<const MappedFile>(new MappedFile(path, static_cast<const std::byte*>(memory), size));
+  return std::shared_ptr<const MappedFile>(
+      new MappedFile(path, static_cast<const std::byte*>(memory), size));
 }
 
 MappedFile::~MappedFile() {
@@ -57,7 +58,8 @@ Result<std::string> ReadFile(const std::string& path, size_t limit) {
   Result<std::shared_ptr<const MappedFile>> file = MappedFile::Open(path);
   if (!file.ok()) return file.status();
   const std::span<const std::byte> bytes = (*file)->bytes();
-  if (bytes.size() > limit) return InvalidArgument("{}: {} bytes, the limit is {}", path, bytes.size(), limit);
+  if (bytes.size() > limit)
+    return InvalidArgument("{}: {} bytes, the limit is {}", path, bytes.size(), limit);
   return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 

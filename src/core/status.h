@@ -1,6 +1,7 @@
-// Status and Result: how lserve reports what users, networks and disks can cause. A broken promise between two parts of the program is a CHECK
-// (check.h) instead. Messages name the file, field, limit or flag at fault, so that they can be shown to the user as they are.
-// Values may be used from any thread, like an int.
+// Status and Result: how lserve reports what users, networks and disks can cause. A broken promise
+// between two parts of the program is a CHECK (check.h) instead. Messages name the file, field,
+// limit or flag at fault, so that they can be shown to the user as they are. Values may be used
+// from any thread, like an int.
 #pragma once
 
 #include <fmt/format.h>
@@ -15,15 +16,15 @@ namespace lserve {
 
 enum class Code {
   kOk,
-  kInvalidArgument,     // the request, file or flag is wrong and stays wrong
-  kNotFound,            // a file, model or id that is not there
-  kUnsupported,         // well formed, but lserve has no code for it
-  kResourceExhausted,   // a limit, a pool or a queue is full
-  kDataLoss,            // a file is cut off or damaged
-  kCancelled,           // somebody asked to stop
-  kDeadlineExceeded,    // a time limit passed
-  kUnavailable,         // not now: loading, draining, network down
-  kInternal,            // our fault
+  kInvalidArgument,    // the request, file or flag is wrong and stays wrong
+  kNotFound,           // a file, model or id that is not there
+  kUnsupported,        // well formed, but lserve has no code for it
+  kResourceExhausted,  // a limit, a pool or a queue is full
+  kDataLoss,           // a file is cut off or damaged
+  kCancelled,          // somebody asked to stop
+  kDeadlineExceeded,   // a time limit passed
+  kUnavailable,        // not now: loading, draining, network down
+  kInternal,           // our fault
 };
 
 // The code's name as it is printed, e.g. "invalid argument".

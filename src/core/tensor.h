@@ -1,4 +1,5 @@
-// Views of tensors that somebody else owns. TensorView is a stored weight of any type; Mat is a dense row-major matrix that an op reads or writes.
+// Views of tensors that somebody else owns. TensorView is a stored weight of any type; Mat is a
+// dense row-major matrix that an op reads or writes.
 #pragma once
 
 #include <cstddef>
@@ -11,14 +12,16 @@
 
 namespace lserve {
 
-// A weight as it lies in a (mapped) file: [rows][cols], rows contiguous, cols the input dimension. A vector has rows == 1.
+// A weight as it lies in a (mapped) file: [rows][cols], rows contiguous, cols the input dimension.
+// A vector has rows == 1.
 struct TensorView {
-  std::string name;               // canonical name, see model/weights.h
+  std::string name;  // canonical name, see model/weights.h
   DType dtype = DType::kF32;
   int64_t rows = 0, cols = 0;
   const std::byte* data = nullptr;  // rows * RowBytes(dtype, cols) bytes; alignment is not promised
-  // 0, or the number of heads whose rows are stored in the interleaved rotary order of Llama GGUFs: stored row 2i (2i + 1) of a head is row i (i + D/2)
-  // of the half-split order that all of lserve uses. SourceRow translates.
+  // 0, or the number of heads whose rows are stored in the interleaved rotary order of Llama GGUFs:
+  // stored row 2i (2i + 1) of a head is row i (i + D/2) of the half-split order that all of lserve
+  // uses. SourceRow translates.
   int interleaved_heads = 0;
 
   // The stored row that holds row `row` of the half-split order.

@@ -57,12 +57,16 @@ void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, in
   busy_.store(static_cast<int>(workers_.size()));
   generation_.fetch_add(1);
   if (sleepers_.load() > 0) {
-    std::lock_guard lock(mutex_);  // no worker is between its last look at generation_ and its sleep
+    std::lock_guard lock(
+        mutex_);  // no worker is between its last look at generation_ and its sleep
     wake_.notify_all();
   }
   RunLoop(0);
   for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) Pause(); else std::this_thread::yield();
+    if (spins < kSpins)
+      Pause();
+    else
+      std::this_thread::yield();
   }
 }
 

@@ -1,5 +1,6 @@
-// A fixed set of threads for data-parallel loops. A token of a small model runs through hundreds of short loops, so workers spin for some
-// microseconds before they sleep, and the calling thread works too.
+// A fixed set of threads for data-parallel loops. A token of a small model runs through hundreds of
+// short loops, so workers spin for some microseconds before they sleep, and the calling thread
+// works too.
 #pragma once
 
 #include <atomic>
@@ -14,15 +15,17 @@ namespace lserve {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: ThreadPool(1) starts none. 0 means one for each core this process may use.
+  // `threads` counts the caller: ThreadPool(1) starts none. 0 means one for each core this process
+  // may use.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(index, thread) once for every index in [0, count), in any order; thread is in [0, size()). Returns when all have ended.
-  // One loop at a time, from one thread; a body must not start another.
+  // Calls body(index, thread) once for every index in [0, count), in any order; thread is in [0,
+  // size()). Returns when all have ended. One loop at a time, from one thread; a body must not
+  // start another.
   void ParallelFor(int64_t count, const std::function<void(int64_t index, int thread)>& body);
 
  private:

@@ -1,5 +1,6 @@
-// Every op that the forward pass is made of, once, as data in and data out. A backend implements Ops; `ref` is the oracle of the others.
-// Activations are float, row-major. All calls come from one thread, the engine's; a backend parallelises inside.
+// Every op that the forward pass is made of, once, as data in and data out. A backend implements
+// Ops; `ref` is the oracle of the others. Activations are float, row-major. All calls come from one
+// thread, the engine's; a backend parallelises inside.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@
 
 namespace lserve {
 
-// A matrix [rows = outputs][cols = inputs] in the backend's own layout, made by Ops::Prepare; holds its own memory, in the precision it was stored in.
+// A matrix [rows = outputs][cols = inputs] in the backend's own layout, made by Ops::Prepare; holds
+// its own memory, in the precision it was stored in.
 class Weight {
  public:
   virtual ~Weight() = default;
@@ -31,28 +33,34 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
-// Rotates q and k, stores k and v, and folds the stored keys into the statistics. Tokens of one sequence are consecutive and ascending.
+// Rotates q and k, stores k and v, and folds the stored keys into the statistics. Tokens of one
+// sequence are consecutive and ascending.
 struct AppendArgs {
-  Mat q;                          // [tokens][q heads * D], rotated in place
-  Mat k, v;                       // [tokens][kv heads * D]; k is rotated in place
-  Mat rope;                       // [tokens][D]: D/2 cosines, then D/2 sines; half-split rotation: (x1, x2) -> (x1 c - x2 s, x2 c + x1 s)
-  std::span<const int32_t> seq;   // [tokens] sequence slot
-  std::span<const int32_t> pos;   // [tokens] absolute position; the page of its block is in the table
+  Mat q;     // [tokens][q heads * D], rotated in place
+  Mat k, v;  // [tokens][kv heads * D]; k is rotated in place
+  Mat rope;  // [tokens][D]: D/2 cosines, then D/2 sines; half-split rotation: (x1, x2) -> (x1 c -
+             // x2 s, x2 c + x1 s)
+  std::span<const int32_t> seq;  // [tokens] sequence slot
+  std::span<const int32_t>
+      pos;  // [tokens] absolute position; the page of its block is in the table
   KvView view;
 };
 
-// One list to choose: the `k` best blocks of [first_block, end_block), all closed, for query heads [head, head + heads) of one KV head.
+// One list to choose: the `k` best blocks of [first_block, end_block), all closed, for query heads
+// [head, head + heads) of one KV head.
 struct SelectJob {
-  int32_t seq, row;                // sequence slot; row of q
-  int32_t head, heads;             // heads == group size: one list shared by the group (A12.g); 1: a list a query head (A7)
+  int32_t seq, row;     // sequence slot; row of q
+  int32_t head, heads;  // heads == group size: one list shared by the group (A12.g); 1: a list a
+                        // query head (A7)
   int32_t first_block, end_block;
-  int32_t k;                       // blocks to choose; at least end_block - first_block means all
-  int32_t* list;                   // out, capacity k: chosen blocks, ascending
-  int32_t* count;                  // out: min(k, end_block - first_block)
+  int32_t k;       // blocks to choose; at least end_block - first_block means all
+  int32_t* list;   // out, capacity k: chosen blocks, ascending
+  int32_t* count;  // out: min(k, end_block - first_block)
 };
 
-// Score of a block for one head: max over its logical pages of S_l = sum_i max(q_i * min_i, q_i * max_i), an upper bound of every q.k in it. A shared list
-// ranks by max over heads of (S / sqrt(D) - lse), lse over the ranked blocks of that head. Score descending, then block ascending.
+// Score of a block for one head: max over its logical pages of S_l = sum_i max(q_i * min_i, q_i *
+// max_i), an upper bound of every q.k in it. A shared list ranks by max over heads of (S / sqrt(D)
+// - lse), lse over the ranked blocks of that head. Score descending, then block ascending.
 struct SelectArgs {
   Mat q;  // [rows][q heads * D], rotated
   std::span<const SelectJob> jobs;
@@ -60,12 +68,13 @@ struct SelectArgs {
 };
 
 struct AttentionArgs {
-  Mat q;                 // [rows][q heads * D], rotated
-  Mat out;               // like q
+  Mat q;    // [rows][q heads * D], rotated
+  Mat out;  // like q
   const AttnPlan* plan = nullptr;
   KvView view;
-  float scale = 0;       // usually 1 / sqrt(D)
-  float* lse = nullptr;  // optional [rows][q heads]: log of the sum of exp(scale * q.k) over visible keys
+  float scale = 0;  // usually 1 / sqrt(D)
+  float* lse =
+      nullptr;  // optional [rows][q heads]: log of the sum of exp(scale * q.k) over visible keys
 };
 
 class Ops {

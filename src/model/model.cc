@@ -18,7 +18,8 @@ std::vector<float> LoadVector(const ModelFiles& files, const std::string& name) 
     std::vector<float> stored(out.size());
     DequantizeRow(t->dtype, t->data, t->rows * t->cols, stored.data());
     rows.rows = static_cast<int64_t>(out.size());
-    for (size_t i = 0; i < out.size(); ++i) out[i] = stored[static_cast<size_t>(rows.SourceRow(static_cast<int64_t>(i)))];
+    for (size_t i = 0; i < out.size(); ++i)
+      out[i] = stored[static_cast<size_t>(rows.SourceRow(static_cast<int64_t>(i)))];
   }
   return out;
 }
@@ -30,10 +31,12 @@ struct Model::Layer {
   std::unique_ptr<Weight> q, k, v, o, gate, up, down;
 };
 
-Model::Model(const ModelConfig& config, Ops* ops, const ModelOptions& options) : config_(config), ops_(ops), options_(options) {}
+Model::Model(const ModelConfig& config, Ops* ops, const ModelOptions& options)
+    : config_(config), ops_(ops), options_(options) {}
 Model::~Model() = default;
 
-Result<std::unique_ptr<Model>> Model::Load(const ModelFiles& files, Ops* ops, const ModelOptions& options) {
+Result<std::unique_ptr<Model>> Model::Load(const ModelFiles& files, Ops* ops,
+                                           const ModelOptions& options) {
   std::unique_ptr<Model> model(new Model(files.config, ops, options));
   const ModelConfig& c = files.config;
   Status failed;
@@ -48,7 +51,8 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelFiles& files, Ops* ops, co
     const size_t bytes = static_cast<size_t>(t->rows * RowBytes(t->dtype, t->cols));
     for (const auto& file : files.files) {  // the packed copy is what is used from now on
       const std::span<const std::byte> all = file->bytes();
-      if (t->data >= all.data() && t->data < all.data() + all.size()) file->Release({t->data, bytes});
+      if (t->data >= all.data() && t->data < all.data() + all.size())
+        file->Release({t->data, bytes});
     }
     return std::move(*weight);
   };
@@ -86,7 +90,8 @@ Result<std::unique_ptr<Model>> Model::Load(const ModelFiles& files, Ops* ops, co
 size_t Model::weight_bytes() const {
   size_t bytes = embedding_->bytes() + (output_ ? output_->bytes() : 0);
   for (const auto& l : layers_)
-    bytes += l->q->bytes() + l->k->bytes() + l->v->bytes() + l->o->bytes() + l->gate->bytes() + l->up->bytes() + l->down->bytes();
+    bytes += l->q->bytes() + l->k->bytes() + l->v->bytes() + l->o->bytes() + l->gate->bytes() +
+             l->up->bytes() + l->down->bytes();
   return bytes;
 }
 
@@ -97,10 +102,12 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
   const int q_width = c.q_heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
 
   // Scratch, carved anew each step: everything is as long as the step.
-  const int64_t widths[] = {c.hidden, c.hidden, q_width, kv_width, kv_width, q_width, c.head_dim, c.intermediate, c.intermediate};
+  const int64_t widths[] = {c.hidden, c.hidden,   q_width,        kv_width,      kv_width,
+                            q_width,  c.head_dim, c.intermediate, c.intermediate};
   int64_t row = 0;
   for (int64_t w : widths) row += w;
-  const size_t needed = static_cast<size_t>(row) * static_cast<size_t>(options_.max_tokens) * sizeof(float);
+  const size_t needed =
+      static_cast<size_t>(row) * static_cast<size_t>(options_.max_tokens) * sizeof(float);
   if (scratch_.size() < needed) scratch_ = Buffer(needed);
   float* next = scratch_.as<float>();
   const auto carve = [&](int width) {
@@ -108,8 +115,10 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
     next += static_cast<int64_t>(n) * width;
     return m;
   };
-  const Mat x = carve(c.hidden), normed = carve(c.hidden), q = carve(q_width), k = carve(kv_width), v = carve(kv_width);
-  const Mat attended = carve(q_width), rope = carve(c.head_dim), gate = carve(c.intermediate), up = carve(c.intermediate);
+  const Mat x = carve(c.hidden), normed = carve(c.hidden), q = carve(q_width), k = carve(kv_width),
+            v = carve(kv_width);
+  const Mat attended = carve(q_width), rope = carve(c.head_dim), gate = carve(c.intermediate),
+            up = carve(c.intermediate);
   const auto heads_of = [&](Mat m) { return Mat(m.data, n * m.cols / c.head_dim, c.head_dim); };
   const auto bias = [](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
 
@@ -122,7 +131,9 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
     const KvView view = cache->View(i);
 
     ops_->RmsNorm(x, layer.attn_norm.data(), c.rms_eps, normed);
-    const LinearOutput qkv[] = {{layer.q.get(), bias(layer.q_bias), q}, {layer.k.get(), bias(layer.k_bias), k}, {layer.v.get(), bias(layer.v_bias), v}};
+    const LinearOutput qkv[] = {{layer.q.get(), bias(layer.q_bias), q},
+                                {layer.k.get(), bias(layer.k_bias), k},
+                                {layer.v.get(), bias(layer.v_bias), v}};
     ops_->Linear(normed, qkv);
     if (c.qk_norm) {
       ops_->RmsNorm(heads_of(q), layer.q_norm.data(), c.rms_eps, heads_of(q));
@@ -131,12 +142,14 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
     ops_->Append({q, k, v, rope, input.seq, input.pos, view});
     if (const auto jobs = planner->SelectJobs(i); !jobs.empty()) ops_->Select({q, jobs, view});
     const AttnPlan plan = planner->Plan(i);
-    ops_->Attention({q, attended, &plan, view, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), nullptr});
+    ops_->Attention(
+        {q, attended, &plan, view, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), nullptr});
     const LinearOutput output[] = {{layer.o.get(), nullptr, x, true}};
     ops_->Linear(attended, output);
 
     ops_->RmsNorm(x, layer.ffn_norm.data(), c.rms_eps, normed);
-    const LinearOutput gate_up[] = {{layer.gate.get(), nullptr, gate}, {layer.up.get(), nullptr, up}};
+    const LinearOutput gate_up[] = {{layer.gate.get(), nullptr, gate},
+                                    {layer.up.get(), nullptr, up}};
     ops_->Linear(normed, gate_up);
     ops_->SiluMul(gate, up, gate);
     const LinearOutput down[] = {{layer.down.get(), nullptr, x, true}};
@@ -148,7 +161,9 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
   if (wanted == 0) return;
   for (int r = 0; r < wanted; ++r) {
     const int from = input.logit_rows[static_cast<size_t>(r)];
-    if (from != r) std::copy_n(x.Row(from), c.hidden, x.Row(r));  // ascending: never overwrites a row still needed
+    if (from != r)
+      std::copy_n(x.Row(from), c.hidden,
+                  x.Row(r));  // ascending: never overwrites a row still needed
   }
   const Mat last = x.Rows(0, wanted);
   ops_->RmsNorm(last, output_norm_.data(), c.rms_eps, last);

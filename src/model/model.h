@@ -23,8 +23,10 @@ struct ModelOptions {
 
 class Model : public ModelRunner {
  public:
-  // Packs the weights; errors name the tensor. `ops` must outlive the model; `files` is needed only during the call.
-  static Result<std::unique_ptr<Model>> Load(const ModelFiles& files, Ops* ops, const ModelOptions& options);
+  // Packs the weights; errors name the tensor. `ops` must outlive the model; `files` is needed only
+  // during the call.
+  static Result<std::unique_ptr<Model>> Load(const ModelFiles& files, Ops* ops,
+                                             const ModelOptions& options);
 
   int vocab() const override { return config_.vocab; }
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;

@@ -1,4 +1,5 @@
-// The engine's view of a model: tokens in, logits out. model/model.h is the real one; tests have one without weights.
+// The engine's view of a model: tokens in, logits out. model/model.h is the real one; tests have
+// one without weights.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +13,18 @@ namespace lserve {
 
 // One step over the packed tokens of several sequences, complete when built.
 struct StepInput {
-  std::span<const int32_t> tokens;       // [n]
-  std::span<const int32_t> seq, pos;     // [n] slot and absolute position
-  std::span<const SeqStep> sequences;    // rows [q_begin, q_begin + q_len) each, in row order
-  std::span<const int32_t> logit_rows;   // rows whose logits are wanted, ascending
+  std::span<const int32_t> tokens;      // [n]
+  std::span<const int32_t> seq, pos;    // [n] slot and absolute position
+  std::span<const SeqStep> sequences;   // rows [q_begin, q_begin + q_len) each, in row order
+  std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
 };
 
 class ModelRunner {
  public:
   virtual ~ModelRunner() = default;
   virtual int vocab() const = 0;
-  // Stores the tokens' K and V in `cache` (their pages are there) and writes logits [logit_rows][vocab].
-  // The planner's visit counts are of this step afterwards.
+  // Stores the tokens' K and V in `cache` (their pages are there) and writes logits
+  // [logit_rows][vocab]. The planner's visit counts are of this step afterwards.
   virtual void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) = 0;
 };
 

@@ -1,16 +1,20 @@
-// The inner parts of attention: one block of 64 keys against the rows of a tile, codes to bfloat16, and box scores. Compiled once an instruction set.
+// The inner parts of attention: one block of 64 keys against the rows of a tile, codes to bfloat16,
+// and box scores. Compiled once an instruction set.
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/simd.h"
 
 namespace lserve {
 namespace {
 
-// c[row][16 * kVecs] (+)= a[row][2 * pairs] x b, b in pairs [pairs][ldb][2]. Both products of attention have this form: q x K sums over channels, p x V over tokens.
+// c[row][16 * kVecs] (+)= a[row][2 * pairs] x b, b in pairs [pairs][ldb][2]. Both products of
+// attention have this form: q x K sums over channels, p x V over tokens.
 template <int kRows, int kVecs, bool kAccumulate>
-inline void MicroPairs(const uint16_t* a, int64_t a_stride, const int32_t* b, int64_t ldb, int pairs, float* c, int64_t c_stride) {
+inline void MicroPairs(const uint16_t* a, int64_t a_stride, const int32_t* b, int64_t ldb,
+                       int pairs, float* c, int64_t c_stride) {
   VecF acc[kRows][kVecs];
   for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVecs; ++v) acc[r][v] = kAccumulate ? Load<VecF>(c + r * c_stride + 16 * v) : VecF{};
+    for (int v = 0; v < kVecs; ++v)
+      acc[r][v] = kAccumulate ? Load<VecF>(c + r * c_stride + 16 * v) : VecF{};
   for (int p = 0; p < pairs; ++p) {
     VecI w[kVecs];
     for (int v = 0; v < kVecs; ++v) w[v] = Load<VecI>(b + p * ldb + 16 * v);
@@ -31,7 +35,8 @@ inline void RowChunk(const AttnBlockArgs& a, int row) {
   alignas(64) float s[kRows][64];
   alignas(64) uint16_t p[kRows][64];
   const int64_t dim = a.dim;
-  MicroPairs<kRows, 4, false>(a.q + row * dim, dim, reinterpret_cast<const int32_t*>(a.k), 64, a.dim / 2, s[0], 64);
+  MicroPairs<kRows, 4, false>(a.q + row * dim, dim, reinterpret_cast<const int32_t*>(a.k), 64,
+                              a.dim / 2, s[0], 64);
   const VecF minus_infinity = Splat(-__builtin_inff());
   for (int r = 0; r < kRows; ++r) {
     VecF x[4];
@@ -40,7 +45,8 @@ inline void RowChunk(const AttnBlockArgs& a, int row) {
       const int q_pos = a.q_pos + (row + r) / a.group;
       for (int v = 0; v < 4; ++v) {
         const VecI k_pos = Lanes() + (a.k_pos + 16 * v);
-        const VecI visible = (k_pos <= q_pos) & ((k_pos < a.sink_len) | (k_pos > q_pos - a.window_len));
+        const VecI visible =
+            (k_pos <= q_pos) & ((k_pos < a.sink_len) | (k_pos > q_pos - a.window_len));
         x[v] = Pick(visible, x[v], minus_infinity);
       }
     }
@@ -69,7 +75,8 @@ inline void RowChunk(const AttnBlockArgs& a, int row) {
   const int32_t* v = reinterpret_cast<const int32_t*>(a.v);
   float* out = a.out + row * dim;
   int c = 0;
-  for (; c + 64 <= a.dim; c += 64) MicroPairs<kRows, 4, true>(p[0], 64, v + c, dim, 32, out + c, dim);
+  for (; c + 64 <= a.dim; c += 64)
+    MicroPairs<kRows, 4, true>(p[0], 64, v + c, dim, 32, out + c, dim);
   for (; c < a.dim; c += 16) MicroPairs<kRows, 1, true>(p[0], 64, v + c, dim, 32, out + c, dim);
 }
 
@@ -77,12 +84,23 @@ void AttnBlock(const AttnBlockArgs& a) {
   int row = 0;
   for (; a.rows - row >= kRowChunk; row += kRowChunk) RowChunk<kRowChunk>(a, row);
   switch (a.rows - row) {
-    case 5: RowChunk<5>(a, row); break;
-    case 4: RowChunk<4>(a, row); break;
-    case 3: RowChunk<3>(a, row); break;
-    case 2: RowChunk<2>(a, row); break;
-    case 1: RowChunk<1>(a, row); break;
-    default: break;
+    case 5:
+      RowChunk<5>(a, row);
+      break;
+    case 4:
+      RowChunk<4>(a, row);
+      break;
+    case 3:
+      RowChunk<3>(a, row);
+      break;
+    case 2:
+      RowChunk<2>(a, row);
+      break;
+    case 1:
+      RowChunk<1>(a, row);
+      break;
+    default:
+      break;
   }
 }
 
@@ -106,7 +124,7 @@ void DecodeSlice(const DecodeSliceArgs& a) {
     Store(scale + t, LoadF16(a.scale + t));
     Store(min + t, LoadF16(a.min + t));
   }
-  const int inner = a.keys ? 64 : a.dim;         // lanes run over tokens or over channels
+  const int inner = a.keys ? 64 : a.dim;  // lanes run over tokens or over channels
   const int outer = a.keys ? a.dim / 2 : 32;
   for (int o = 0; o < outer; ++o)
     for (int i = 0; i < inner; i += kLanes) {
@@ -126,7 +144,9 @@ void DecodeSlice(const DecodeSliceArgs& a) {
     }
 }
 
-void DecodeSliceAny(const DecodeSliceArgs& a) { a.bits == 8 ? DecodeSlice<8>(a) : DecodeSlice<4>(a); }
+void DecodeSliceAny(const DecodeSliceArgs& a) {
+  a.bits == 8 ? DecodeSlice<8>(a) : DecodeSlice<4>(a);
+}
 
 void BoxScores(const float* q, const uint16_t* stats, int pages, int dim, float* scores) {
   for (int l = 0; l < pages; ++l, stats += 2 * dim) {

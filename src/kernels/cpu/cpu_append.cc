@@ -4,17 +4,22 @@
 
 namespace lserve::cpu {
 
-// The unit of work is one KV head and the tokens of one block: codes of neighbouring tokens share bytes, and statistics are folded.
+// The unit of work is one KV head and the tokens of one block: codes of neighbouring tokens share
+// bytes, and statistics are folded.
 void Append(const AppendArgs& args, ThreadPool* pool) {
   const CpuKernels& kernels = BestKernels();
   const KvCodec& codec = args.view.codec;
   const int dim = codec.dim(), tokens = static_cast<int>(args.pos.size());
   const int kv_heads = args.view.heads->num_heads(), q_heads = args.q.cols / dim;
-  struct Group { int begin, end; };
+  struct Group {
+    int begin, end;
+  };
   std::vector<Group> groups;
   for (int t = 0; t < tokens; ++t) {
     const size_t i = static_cast<size_t>(t);
-    if (t == 0 || args.seq[i] != args.seq[i - 1] || args.pos[i] / kBlockTokens != args.pos[i - 1] / kBlockTokens) groups.push_back({t, t});
+    if (t == 0 || args.seq[i] != args.seq[i - 1] ||
+        args.pos[i] / kBlockTokens != args.pos[i - 1] / kBlockTokens)
+      groups.push_back({t, t});
     groups.back().end = t + 1;
   }
   const auto run = [&](int64_t index, int) {

@@ -14,11 +14,13 @@ class CpuOps : public Ops {
   Status SupportsKv(const KvCodec& codec, int) const override {
     if (codec.k_type() == KvType::kKv32 || codec.v_type() == KvType::kKv32)
       return Unsupported("backend cpu: --kv kv32 (use --backend ref, or kv16)");
-    if (codec.dim() % 16 != 0) return Unsupported("backend cpu: head dimension {} (must be a multiple of 16)", codec.dim());
+    if (codec.dim() % 16 != 0)
+      return Unsupported("backend cpu: head dimension {} (must be a multiple of 16)", codec.dim());
     return Ok();
   }
 
-  // About 200 rows: enough to pay for decoding a block, few enough that their results stay in the second-level cache.
+  // About 200 rows: enough to pay for decoding a block, few enough that their results stay in the
+  // second-level cache.
   int PrefillTile(int group) const override { return group <= 4 ? 64 : 32; }
 
   Result<std::unique_ptr<Weight>> Prepare(const TensorView& tensor, bool to_bf16) override {
@@ -37,7 +39,8 @@ class CpuOps : public Ops {
   void Linear(Mat x, std::span<const LinearOutput> outputs) override { linear_.Run(x, outputs); }
 
   void SiluMul(Mat gate, Mat up, Mat out) override {
-    Rows(gate.rows, [&](int r) { kernels_.silu_mul_row(gate.Row(r), up.Row(r), gate.cols, out.Row(r)); });
+    Rows(gate.rows,
+         [&](int r) { kernels_.silu_mul_row(gate.Row(r), up.Row(r), gate.cols, out.Row(r)); });
   }
 
   void Append(const AppendArgs& args) override { cpu::Append(args, pool_); }

@@ -1,8 +1,11 @@
-// The CPU backend: packed weights, SIMD chosen at run time, work shared over a thread pool. Needs a quantised or bf16 KV codec and head dimensions that are multiples of 16.
+// The CPU backend: packed weights, SIMD chosen at run time, work shared over a thread pool. Needs a
+// quantised or bf16 KV codec and head dimensions that are multiples of 16.
 //
-// Arithmetic: block-quantised weights meet activations rounded to 8 bits for each 32 elements; bf16 weights meet bf16 activations; f16 and f32 weights meet float ones; sums are float or
-// wider. Attention rounds q, k, v and the probabilities to bf16 and sums in float. Every row's result is independent of what else is in the call: kernels keep one order over inputs, and
-// attention merges segments of kSegmentBlocks blocks at absolute positions in order.
+// Arithmetic: block-quantised weights meet activations rounded to 8 bits for each 32 elements; bf16
+// weights meet bf16 activations; f16 and f32 weights meet float ones; sums are float or wider.
+// Attention rounds q, k, v and the probabilities to bf16 and sums in float. Every row's result is
+// independent of what else is in the call: kernels keep one order over inputs, and attention merges
+// segments of kSegmentBlocks blocks at absolute positions in order.
 #pragma once
 
 #include <memory>
@@ -50,7 +53,8 @@ class AttentionOp {
  private:
   struct Item;
   void RunItem(const AttentionArgs& args, const Item& item, Scratch* scratch);
-  void Merge(const AttentionArgs& args, const Tile& tile, const float* partials, int segments, Scratch* scratch);
+  void Merge(const AttentionArgs& args, const Tile& tile, const float* partials, int segments,
+             Scratch* scratch);
 
   ThreadPool* pool_;
   Scratch partials_;

@@ -8,7 +8,8 @@ namespace lserve::cpu {
 namespace {
 
 // Block scores of one query head: the best of its logical pages.
-void HeadScores(const SelectArgs& args, const SelectJob& job, int head, int kv_head, float* scores) {
+void HeadScores(const SelectArgs& args, const SelectJob& job, int head, int kv_head,
+                float* scores) {
   const CpuKernels& kernels = BestKernels();
   const int dim = args.view.codec.dim(), pages = args.view.stats.pages_per_block();
   const float* q = args.q.Row(job.row) + static_cast<int64_t>(head) * dim;
@@ -48,10 +49,11 @@ void RunJob(const SelectArgs& args, const SelectJob& job) {
   }
   std::vector<int32_t> order(static_cast<size_t>(blocks));
   for (int i = 0; i < blocks; ++i) order[static_cast<size_t>(i)] = i;
-  std::nth_element(order.begin(), order.begin() + count - 1, order.end(), [&](int32_t a, int32_t b) {
-    const float x = best[static_cast<size_t>(a)], y = best[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  });
+  std::nth_element(order.begin(), order.begin() + count - 1, order.end(),
+                   [&](int32_t a, int32_t b) {
+                     const float x = best[static_cast<size_t>(a)], y = best[static_cast<size_t>(b)];
+                     return x != y ? x > y : a < b;
+                   });
   std::sort(order.begin(), order.begin() + count);
   for (int i = 0; i < count; ++i) job.list[i] = job.first_block + order[static_cast<size_t>(i)];
 }

@@ -30,8 +30,9 @@ CpuKernels Make(const char* isa, void (*linear)(CpuKernels*), void (*attention)(
 
 CpuKernels Choose() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+      __builtin_cpu_supports("avx512bf16"))
     return Make("avx512-bf16-vnni", isa_avx512::FillLinear, isa_avx512::FillAttention);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
     return Make("avx2", isa_avx2::FillLinear, isa_avx2::FillAttention);

@@ -1,15 +1,19 @@
-// Products of activations with packed weights, and the row-wise ops. Compiled once an instruction set (LSERVE_ISA names the table).
+// Products of activations with packed weights, and the row-wise ops. Compiled once an instruction
+// set (LSERVE_ISA names the table).
 //
-// Every row of the input gets the same sequence of operations whatever the number of rows in the call: a row's result is independent of its batch.
+// Every row of the input gets the same sequence of operations whatever the number of rows in the
+// call: a row's result is independent of its batch.
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/simd.h"
 
 namespace lserve {
 namespace {
 
-// ---- 8-bit activations x block-quantised weights -------------------------------------------------------------------------------------------------
+// ---- 8-bit activations x block-quantised weights
+// -------------------------------------------------------------------------------------------------
 
-// One block of 32 inputs x 16 outputs, unpacked: codes in groups of four inputs ([8][16][4]), one scale and offset for each group of 16 or 32 inputs.
+// One block of 32 inputs x 16 outputs, unpacked: codes in groups of four inputs ([8][16][4]), one
+// scale and offset for each group of 16 or 32 inputs.
 struct Block {
   alignas(64) uint8_t codes[512];
   alignas(64) float scale[2][16];
@@ -40,12 +44,14 @@ inline const uint8_t* UnpackCodes(const uint8_t* in, uint8_t* codes) {
         const __m512i c = _mm512_loadu_si512(codes + 64 * v);
         _mm512_storeu_si512(codes + 64 * v, _mm512_mask_add_epi8(c, bits, c, _mm512_set1_epi8(16)));
 #else
-        for (int i = 0; i < 64; ++i) codes[64 * v + i] |= static_cast<uint8_t>(((bits >> i) & 1) << 4);
+        for (int i = 0; i < 64; ++i)
+          codes[64 * v + i] |= static_cast<uint8_t>(((bits >> i) & 1) << 4);
 #endif
       }
       in += 64;
     }
-    if constexpr (kBits == 6) {  // byte i of vector v: two high bits of vectors v, v + 2, v + 4, v + 6
+    if constexpr (kBits ==
+                  6) {  // byte i of vector v: two high bits of vectors v, v + 2, v + 4, v + 6
       for (int part = 0; part < 4; ++part)
         for (int i = 0; i < 128; ++i)
           codes[128 * part + i] |= static_cast<uint8_t>(((in[i] >> (2 * part)) & 3) << 4);
@@ -110,8 +116,9 @@ struct PanelReader {
 };
 
 template <int kRows, int kGroups>
-inline void MicroQuant(const Block* blocks, int count, const int8_t* codes, int64_t code_stride, const float* scales,
-                       int64_t scale_stride, const float* sums, int64_t sum_stride, float* acc) {
+inline void MicroQuant(const Block* blocks, int count, const int8_t* codes, int64_t code_stride,
+                       const float* scales, int64_t scale_stride, const float* sums,
+                       int64_t sum_stride, float* acc) {
   VecF total[kRows];
   for (int r = 0; r < kRows; ++r) total[r] = Load<VecF>(acc + 16 * r);
   for (int b = 0; b < count; ++b) {
@@ -149,7 +156,8 @@ template <int kBits, int kGroups, bool kSuper, bool kMin>
 void GemmQuant(const QuantGemmArgs& a) {
   constexpr int kChunk = 16;
   Block* blocks = static_cast<Block*>(a.scratch);
-  PanelReader<kBits, kGroups, kSuper, kMin> reader{a.panel, static_cast<float>(a.format.offset), 0, VecF{}, VecF{}};
+  PanelReader<kBits, kGroups, kSuper, kMin> reader{a.panel, static_cast<float>(a.format.offset), 0,
+                                                   VecF{}, VecF{}};
   const int64_t cols = a.cols, blocks_per_row = cols / 32;
   memset(a.acc, 0, sizeof(float) * 16 * static_cast<size_t>(a.row_count));
   for (int64_t b = 0; b < blocks_per_row; b += kChunk) {
@@ -159,8 +167,9 @@ void GemmQuant(const QuantGemmArgs& a) {
     const auto run = [&](auto rows) {
       constexpr int kRows = decltype(rows)::value;
       const int64_t row = a.row_begin + r;
-      MicroQuant<kRows, kGroups>(blocks, count, a.x->codes + row * cols + b * 32, cols, a.x->scales + row * blocks_per_row + b,
-                                 blocks_per_row, a.x->sums + row * 2 * blocks_per_row + 2 * b, 2 * blocks_per_row,
+      MicroQuant<kRows, kGroups>(blocks, count, a.x->codes + row * cols + b * 32, cols,
+                                 a.x->scales + row * blocks_per_row + b, blocks_per_row,
+                                 a.x->sums + row * 2 * blocks_per_row + 2 * b, 2 * blocks_per_row,
                                  a.acc + 16 * r);
       r += kRows;
     };
@@ -173,7 +182,8 @@ void GemmQuant(const QuantGemmArgs& a) {
 
 template <int kBits, int kGroups, bool kSuper, bool kMin>
 void UnpackRow(const QuantFormat& format, const uint8_t* panel, int cols, int row, float* out) {
-  PanelReader<kBits, kGroups, kSuper, kMin> reader{panel, static_cast<float>(format.offset), 0, VecF{}, VecF{}};
+  PanelReader<kBits, kGroups, kSuper, kMin> reader{panel, static_cast<float>(format.offset), 0,
+                                                   VecF{}, VecF{}};
   Block block;
   for (int b = 0; b < cols / 32; ++b) {
     reader.Next(&block);
@@ -194,22 +204,35 @@ inline void Dispatch(const QuantFormat& f, Gemm gemm, const Args& args) {
     return gemm.template Run<6, 2, true, false>(args);
   }
   if (f.bits == 8) return gemm.template Run<8, 1, false, false>(args);
-  if (f.bits == 4) return f.has_min ? gemm.template Run<4, 1, false, true>(args) : gemm.template Run<4, 1, false, false>(args);
-  return f.has_min ? gemm.template Run<5, 1, false, true>(args) : gemm.template Run<5, 1, false, false>(args);
+  if (f.bits == 4)
+    return f.has_min ? gemm.template Run<4, 1, false, true>(args)
+                     : gemm.template Run<4, 1, false, false>(args);
+  return f.has_min ? gemm.template Run<5, 1, false, true>(args)
+                   : gemm.template Run<5, 1, false, false>(args);
 }
 
 struct GemmCall {
   template <int kBits, int kGroups, bool kSuper, bool kMin>
-  void Run(const QuantGemmArgs& args) { GemmQuant<kBits, kGroups, kSuper, kMin>(args); }
+  void Run(const QuantGemmArgs& args) {
+    GemmQuant<kBits, kGroups, kSuper, kMin>(args);
+  }
 };
-struct UnpackArgs { const QuantFormat& format; const uint8_t* panel; int cols, row; float* out; };
+struct UnpackArgs {
+  const QuantFormat& format;
+  const uint8_t* panel;
+  int cols, row;
+  float* out;
+};
 struct UnpackCall {
   template <int kBits, int kGroups, bool kSuper, bool kMin>
-  void Run(const UnpackArgs& a) { UnpackRow<kBits, kGroups, kSuper, kMin>(a.format, a.panel, a.cols, a.row, a.out); }
+  void Run(const UnpackArgs& a) {
+    UnpackRow<kBits, kGroups, kSuper, kMin>(a.format, a.panel, a.cols, a.row, a.out);
+  }
 };
 
 void GemmQuantAny(const QuantGemmArgs& args) { Dispatch(args.format, GemmCall{}, args); }
-void UnpackQuantAny(const QuantFormat& format, const uint8_t* panel, int cols, int row, float* out) {
+void UnpackQuantAny(const QuantFormat& format, const uint8_t* panel, int cols, int row,
+                    float* out) {
   Dispatch(format, UnpackCall{}, UnpackArgs{format, panel, cols, row, out});
 }
 
@@ -233,10 +256,12 @@ void QuantizeRow(const float* x, int cols, int8_t* codes, float* scales, float* 
   }
 }
 
-// ---- 16- and 32-bit weights ----------------------------------------------------------------------------------------------------------------------
+// ---- 16- and 32-bit weights
+// ----------------------------------------------------------------------------------------------------------------------
 
 template <int kRows>
-inline void MicroBf16(const int32_t* panel, int pairs, const uint16_t* x, int64_t stride, float* acc) {
+inline void MicroBf16(const int32_t* panel, int pairs, const uint16_t* x, int64_t stride,
+                      float* acc) {
   VecF total[kRows][4];
   for (int r = 0; r < kRows; ++r)
     for (int v = 0; v < 4; ++v) total[r][v] = VecF{};
@@ -257,9 +282,12 @@ void GemmBf16(const DenseGemmArgs& a) {
   const int32_t* panel = static_cast<const int32_t*>(a.panel);
   const uint16_t* x = static_cast<const uint16_t*>(a.x);
   int r = 0;
-  for (; a.row_count - r >= 6; r += 6) MicroBf16<6>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 2; r += 2) MicroBf16<2>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 1; r += 1) MicroBf16<1>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= 6; r += 6)
+    MicroBf16<6>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= 2; r += 2)
+    MicroBf16<2>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= 1; r += 1)
+    MicroBf16<1>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
 }
 
 inline VecF LoadWeight(const float* p) { return Load<VecF>(p); }
@@ -285,8 +313,10 @@ void GemmFloat(const DenseGemmArgs& a) {
   const W* panel = static_cast<const W*>(a.panel);
   const float* x = static_cast<const float*>(a.x);
   int r = 0;
-  for (; a.row_count - r >= 4; r += 4) MicroFloat<4>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 1; r += 1) MicroFloat<1>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= 4; r += 4)
+    MicroFloat<4>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= 1; r += 1)
+    MicroFloat<1>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
 }
 
 void ToBf16Row(const float* x, int cols, uint16_t* out) {
@@ -301,7 +331,8 @@ void ToBf16Row(const float* x, int cols, uint16_t* out) {
   }
 }
 
-// ---- row-wise ops --------------------------------------------------------------------------------------------------------------------------------
+// ---- row-wise ops
+// --------------------------------------------------------------------------------------------------------------------------------
 
 void RmsNormRow(const float* x, const float* weight, float eps, int cols, float* out) {
   VecF squares{};
@@ -322,7 +353,8 @@ void SiluMulRow(const float* gate, const float* up, int cols, float* out) {
     return g / (Splat(1.0f) + e) * u;
   };
   int i = 0;
-  for (; i + kLanes <= cols; i += kLanes) Store(out + i, silu(Load<VecF>(gate + i), Load<VecF>(up + i)));
+  for (; i + kLanes <= cols; i += kLanes)
+    Store(out + i, silu(Load<VecF>(gate + i), Load<VecF>(up + i)));
   if (i < cols) {
     float g[kLanes] = {}, u[kLanes] = {};
     for (int j = i; j < cols; ++j) g[j - i] = gate[j], u[j - i] = up[j];

@@ -1,6 +1,9 @@
-// Sixteen-lane vectors for the CPU kernels, on the compiler's vector extension, so that one source serves AVX-512, AVX2 and NEON; the products that an instruction set has
-// special instructions for (bfloat16 pairs, 8-bit quads) are the only intrinsics. Included only by kernel files that are compiled once an instruction set (isa.h): everything here is
-// static, because an inline function shared between instruction sets could be linked in the wrong version. For the same reason those files use no std templates.
+// Sixteen-lane vectors for the CPU kernels, on the compiler's vector extension, so that one source
+// serves AVX-512, AVX2 and NEON; the products that an instruction set has special instructions for
+// (bfloat16 pairs, 8-bit quads) are the only intrinsics. Included only by kernel files that are
+// compiled once an instruction set (isa.h): everything here is static, because an inline function
+// shared between instruction sets could be linked in the wrong version. For the same reason those
+// files use no std templates.
 #pragma once
 
 #include <stdint.h>
@@ -35,10 +38,13 @@ inline VecF ToFloat(VecI x) { return __builtin_convertvector(x, VecF); }
 inline VecF AsFloat(VecI x) { return reinterpret_cast<VecF>(x); }
 inline VecI AsInt(VecF x) { return reinterpret_cast<VecI>(x); }
 // mask lanes are 0 or -1, as comparisons give them.
-inline VecF Pick(VecI mask, VecF yes, VecF no) { return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no))); }
+inline VecF Pick(VecI mask, VecF yes, VecF no) {
+  return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no)));
+}
 inline VecF Max(VecF a, VecF b) { return Pick(a > b, a, b); }
 
-// a * b + c with one rounding where the machine has it; the same expression everywhere, so that a row's result does not depend on which kernel variant made it.
+// a * b + c with one rounding where the machine has it; the same expression everywhere, so that a
+// row's result does not depend on which kernel variant made it.
 inline VecF Fma(VecF a, VecF b, VecF c) {
 #if defined(__AVX512F__)
   return (VecF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -78,10 +84,12 @@ inline VecF LoadF16(const uint16_t* p) {
   memcpy(reinterpret_cast<char*>(&out) + 32, &high, 32);
   return out;
 #else
-  // Exponent and mantissa moved into place and scaled by 2^112: exact for normal and subnormal halves; infinities and NaN do not occur in scales.
+  // Exponent and mantissa moved into place and scaled by 2^112: exact for normal and subnormal
+  // halves; infinities and NaN do not occur in scales.
   VecF out;
   for (int i = 0; i < kLanes; ++i) {
-    const uint32_t bits = (static_cast<uint32_t>(p[i] & 0x8000) << 16) | (static_cast<uint32_t>(p[i] & 0x7fff) << 13);
+    const uint32_t bits =
+        (static_cast<uint32_t>(p[i] & 0x8000) << 16) | (static_cast<uint32_t>(p[i] & 0x7fff) << 13);
     float value;
     memcpy(&value, &bits, 4);
     out[i] = value * 0x1p112f;
@@ -111,10 +119,12 @@ inline void StoreBf16(uint16_t* p, VecF v) {
 }
 inline VecF LoadBf16(const uint16_t* p) {
 #if defined(__AVX512F__)
-  return AsFloat((VecI)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) << 16);
+  return AsFloat(
+      (VecI)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) << 16);
 #else
   VecI bits;
-  for (int i = 0; i < kLanes; ++i) bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
+  for (int i = 0; i < kLanes; ++i)
+    bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
   return AsFloat(bits);
 #endif
 }
@@ -131,15 +141,18 @@ inline VecF DotBf16(VecF acc, int32_t a, VecI b) {
 #endif
 }
 
-// acc + sum of four products: unsigned bytes `codes` (64) times one quad of signed bytes for all lanes.
+// acc + sum of four products: unsigned bytes `codes` (64) times one quad of signed bytes for all
+// lanes.
 inline VecI DotU8S8(VecI acc, const uint8_t* codes, int32_t quad) {
 #if defined(__AVX512VNNI__)
-  return (VecI)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(codes), _mm512_set1_epi32(quad));
+  return (VecI)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(codes),
+                                   _mm512_set1_epi32(quad));
 #elif defined(__AVX2__)
   // Even and odd bytes apart: products of one byte with one byte fit 16 bits, so nothing saturates.
   const __m256i even_mask = _mm256_set1_epi16(0x00ff);
   const __m256i q = _mm256_set1_epi32(quad);
-  const __m256i q_even = _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8), q_odd = _mm256_srai_epi16(q, 8);
+  const __m256i q_even = _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8),
+                q_odd = _mm256_srai_epi16(q, 8);
   VecI out = acc;
   for (int half = 0; half < 2; ++half) {
     const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * half));
@@ -155,12 +168,14 @@ inline VecI DotU8S8(VecI acc, const uint8_t* codes, int32_t quad) {
   int8_t q[4];
   memcpy(q, &quad, 4);
   for (int i = 0; i < kLanes; ++i)
-    acc[i] += codes[4 * i] * q[0] + codes[4 * i + 1] * q[1] + codes[4 * i + 2] * q[2] + codes[4 * i + 3] * q[3];
+    acc[i] += codes[4 * i] * q[0] + codes[4 * i + 1] * q[1] + codes[4 * i + 2] * q[2] +
+              codes[4 * i + 3] * q[3];
   return acc;
 #endif
 }
 
-// 2^x for x <= 127, exactly 0 below -126 and for -infinity. Relative error below 2e-7 (degree-6 Taylor-like minimax on [-0.5, 0.5]).
+// 2^x for x <= 127, exactly 0 below -126 and for -infinity. Relative error below 2e-7 (degree-6
+// Taylor-like minimax on [-0.5, 0.5]).
 inline VecF Exp2(VecF x) {
   const VecI tiny = x < -126.0f;
   x = Pick(tiny, Splat(-126.0f), x);

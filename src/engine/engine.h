@@ -1,4 +1,5 @@
-// The engine: takes requests from any thread, runs them together on one thread of its own, and tells each request's sink what happens to it.
+// The engine: takes requests from any thread, runs them together on one thread of its own, and
+// tells each request's sink what happens to it.
 #pragma once
 
 #include <memory>
@@ -14,27 +15,29 @@
 namespace lserve {
 
 struct EngineOptions {
-  std::string model;                // path
-  std::string backend = "cpu";      // cpu | ref
-  int threads = 0;                  // 0: one a core
-  bool weights_bf16 = false;        // convert weights instead of multiplying in their stored type
+  std::string model;            // path
+  std::string backend = "cpu";  // cpu | ref
+  int threads = 0;              // 0: one a core
+  bool weights_bf16 = false;    // convert weights instead of multiplying in their stored type
   KvTypes kv{KvType::kKv16, KvType::kKv16};
   SparsityConfig sparsity;
-  std::string head_pattern;         // path of a DuoAttention TSV; empty: by model fingerprint; "none": every head is a retrieval head
-  int max_context = 0;              // tokens; 0: the model's, as far as the pools can hold it
-  double kv_memory_gib = 4;         // both pools together
-  int max_running = 32;             // sequences
-  int max_queue = 256;              // waiting requests
-  int step_tokens = 512;            // token budget of a step (the largest prefill chunk)
+  std::string head_pattern;  // path of a DuoAttention TSV; empty: by model fingerprint; "none":
+                             // every head is a retrieval head
+  int max_context = 0;       // tokens; 0: the model's, as far as the pools can hold it
+  double kv_memory_gib = 4;  // both pools together
+  int max_running = 32;      // sequences
+  int max_queue = 256;       // waiting requests
+  int step_tokens = 512;     // token budget of a step (the largest prefill chunk)
   bool deterministic = false;
-  uint64_t seed = 0;                // for requests without one; 0: from the clock
+  uint64_t seed = 0;  // for requests without one; 0: from the clock
 };
 
 // A snapshot for metrics and /health.
 struct EngineStats {
   bool alive = true;
   int running = 0, waiting = 0;
-  int64_t retrieval_pages = 0, retrieval_pages_used = 0, streaming_pages = 0, streaming_pages_used = 0;
+  int64_t retrieval_pages = 0, retrieval_pages_used = 0, streaming_pages = 0,
+          streaming_pages_used = 0;
   int64_t preemptions = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
   int64_t attention_pages_read = 0, attention_pages_total = 0, selector_runs = 0;
 };
@@ -45,10 +48,12 @@ class Engine {
   static Result<std::unique_ptr<Engine>> Create(const EngineOptions& options);
   virtual ~Engine() = default;  // aborts what is running
 
-  // Any thread. Errors (nothing was queued, the sink is never called): empty prompt, ids outside the vocabulary, parameters out of range, prompt + 1 > max_context()
-  // (message with both numbers), more pages than the pools have, a full queue (kResourceExhausted).
+  // Any thread. Errors (nothing was queued, the sink is never called): empty prompt, ids outside
+  // the vocabulary, parameters out of range, prompt + 1 > max_context() (message with both
+  // numbers), more pages than the pools have, a full queue (kResourceExhausted).
   virtual Status Submit(Request request, EventSink sink) = 0;
-  // Any thread. The request ends within one step with FinishReason::kAborted; unknown ids are ignored.
+  // Any thread. The request ends within one step with FinishReason::kAborted; unknown ids are
+  // ignored.
   virtual void Cancel(const std::string& id) = 0;
   // Any thread.
   virtual EngineStats stats() const = 0;

@@ -5,9 +5,11 @@
 namespace lserve {
 namespace {
 
-constexpr int kPromptLogprobChunk = 64;  // rows whose logits are in memory at a time
+constexpr int kMinStepTokens = 64;  // fewer rows would read the weights for too little work
 
-double Seconds(Clock::time_point from, Clock::time_point to) { return std::chrono::duration<double>(to - from).count(); }
+double Seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
 
 int Blocks(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
@@ -15,25 +17,32 @@ int Blocks(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
 const char* FinishReasonName(FinishReason reason) {
   switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kAborted: return "abort";
-    case FinishReason::kError: return "error";
-    case FinishReason::kNone: break;
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kAborted:
+      return "abort";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kNone:
+      break;
   }
   return "";
 }
 
-EngineCore::EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer, KvCache* cache, Planner* planner)
+EngineCore::EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
+                       KvCache* cache, Planner* planner)
     : options_(options), runner_(runner), tokenizer_(tokenizer), cache_(cache), planner_(planner) {}
 
 EngineCore::~EngineCore() {
-  CancelAll();
+  for (auto& s : sequences_) s->cancelled = true;
   DropCancelled();
 }
 
 void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
-  auto s = std::make_unique<Sequence>(std::move(request), std::move(sink), seed, options_.eos, tokenizer_, runner_->vocab());
+  auto s = std::make_unique<Sequence>(std::move(request), std::move(sink), seed, options_.eos,
+                                      tokenizer_, runner_->vocab());
   s->order = next_order_++;
   s->mode = s->request.attention.value_or(options_.default_mode);
   s->budget = s->request.budget.value_or(options_.default_budget);
@@ -45,11 +54,13 @@ void EngineCore::Cancel(const std::string& id) {
     if (s->request.id == id) s->cancelled = true;
 }
 
-void EngineCore::CancelAll() {
-  for (auto& s : sequences_) s->cancelled = true;
+void EngineCore::FailAll(const Status& error) {
+  for (auto& s : sequences_)
+    if (!finished_.contains(s.get())) Finish(s.get(), FinishReason::kError, error);
+  DropFinished();
 }
 
-void EngineCore::Finish(Sequence* s, FinishReason reason) {
+void EngineCore::Finish(Sequence* s, FinishReason reason, const Status& error) {
   if (s->slot >= 0) cache_->FreeSlot(s->slot);
   s->slot = -1;
   s->swapped = {};
@@ -58,7 +69,8 @@ void EngineCore::Finish(Sequence* s, FinishReason reason) {
   Event event;
   event.kind = Event::Kind::kFinish;
   event.reason = reason;
-  if (reason != FinishReason::kAborted) {
+  event.error = error;
+  if (reason == FinishReason::kStop || reason == FinishReason::kLength) {
     event.trailing_text = s->stop.Push(s->decoder.Finish());
     event.trailing_text += s->stop.Finish();
     event.stop_string = s->stop.stopped();
@@ -71,15 +83,34 @@ void EngineCore::Finish(Sequence* s, FinishReason reason) {
 void EngineCore::DropCancelled() {
   for (auto& s : sequences_)
     if (s->cancelled) Finish(s.get(), FinishReason::kAborted);
+  DropFinished();
+}
+
+void EngineCore::DropFinished() {
   std::erase_if(sequences_, [&](const auto& s) { return finished_.contains(s.get()); });
   finished_.clear();
 }
 
-// Pages that a sequence will hold with `len` tokens stored; its streaming part is a sink and a window, chunk included.
+int EngineCore::TokenBudget() const {
+  if (row_seconds_ <= 0) return options_.step_tokens;
+  int decoding = 0;
+  for (const auto& s : sequences_)
+    decoding += s->state == Sequence::State::kRunning && !s->prefilling();
+  const double seconds =
+      decoding > 0 ? options_.decode_step_seconds : options_.prefill_step_seconds;
+  if (seconds <= 0) return options_.step_tokens;
+  const double rows = std::min(seconds / row_seconds_, static_cast<double>(options_.step_tokens));
+  return std::min(options_.step_tokens,
+                  decoding + std::max(kMinStepTokens, static_cast<int>(rows)));
+}
+
+// Pages that a sequence will hold with `len` tokens stored; its streaming part is a sink and a
+// window, chunk included.
 int64_t EngineCore::PagesFor(const Sequence& s, int len, HeadClass cls) const {
   const int all = Blocks(len);
   if (cls == HeadClass::kRetrieval || s.mode == AttentionMode::kDense) return all;
-  const int window = all - planner_->FirstWindowBlock(std::max(0, len - options_.step_tokens), len <= s.prompt_len);
+  const int window = all - planner_->FirstWindowBlock(std::max(0, len - options_.step_tokens),
+                                                      len <= s.prompt_len);
   return std::min(all, planner_->SinkBlocks() + window + 1);
 }
 
@@ -89,12 +120,13 @@ Candidate EngineCore::Describe(const Sequence& s) const {
   c.priority = s.request.priority;
   c.running = s.state == Sequence::State::kRunning;
   c.remaining_prompt = s.remaining_prompt();
-  c.chunk_limit = s.request.sampling.prompt_logprobs >= 0 ? kPromptLogprobChunk : 0;
+  c.all_logits = s.request.sampling.prompt_logprobs >= 0;
   c.blocked_steps = s.blocked_steps;
   if (s.prefilling()) {
     for (HeadClass cls : {HeadClass::kRetrieval, HeadClass::kStreaming}) {
       const int64_t held = c.running ? PagesFor(s, s.computed, cls) : 0;
-      c.pages_needed[static_cast<int>(cls)] = std::max<int64_t>(0, PagesFor(s, s.prompt_len, cls) - held);
+      c.pages_needed[static_cast<int>(cls)] =
+          std::max<int64_t>(0, PagesFor(s, s.prompt_len, cls) - held);
     }
   }
   return c;
@@ -102,12 +134,15 @@ Candidate EngineCore::Describe(const Sequence& s) const {
 
 // Swapped sequences come back, oldest first, before anybody new begins.
 void EngineCore::ResumeSwapped() {
-  bool running = std::any_of(sequences_.begin(), sequences_.end(), [](const auto& s) { return s->state == Sequence::State::kRunning; });
+  bool running = std::any_of(sequences_.begin(), sequences_.end(),
+                             [](const auto& s) { return s->state == Sequence::State::kRunning; });
   for (auto& s : sequences_) {
     if (s->state != Sequence::State::kSwapped) continue;
     // One page to go on with, or it would lose its pages again at once; alone it always finds one.
     for (int k : {0, 1})
-      if (static_cast<int64_t>(s->swapped.blocks[k].size()) + running > cache_->free_pages(static_cast<HeadClass>(k))) return;
+      if (static_cast<int64_t>(s->swapped.blocks[k].size()) + running >
+          cache_->free_pages(static_cast<HeadClass>(k)))
+        return;
     const int slot = cache_->AllocateSlot();
     if (slot < 0) return;
     CHECK(cache_->SwapIn(slot, s->swapped));
@@ -126,7 +161,8 @@ void EngineCore::Preempt(Sequence* s) {
   ++counters_.preemptions;
 }
 
-// Pages for `len` tokens, at the expense of younger sequences; false when the sequence is itself the youngest and had to go.
+// Pages for `len` tokens, at the expense of younger sequences; false when the sequence is itself
+// the youngest and had to go.
 bool EngineCore::MakeRoom(Sequence* sequence, int len) {
   while (!cache_->Extend(sequence->slot, len)) {
     std::vector<Candidate> candidates;
@@ -153,17 +189,21 @@ std::vector<EngineCore::Part> EngineCore::Arrange() {
     running += s->state == Sequence::State::kRunning;
   }
   for (auto& s : sequences_) {
-    if (s->state == Sequence::State::kSwapped || (swapped && s->state == Sequence::State::kWaiting)) continue;
+    if (s->state == Sequence::State::kSwapped || (swapped && s->state == Sequence::State::kWaiting))
+      continue;
     candidates.push_back(Describe(*s));
     who.push_back(s.get());
   }
-  StepBudget budget{options_.step_tokens, options_.max_running - running,
-                    {cache_->free_pages(HeadClass::kRetrieval), cache_->free_pages(HeadClass::kStreaming)}};
+  StepBudget budget;
+  budget.tokens = TokenBudget();
+  budget.free_slots = options_.max_running - running;
+  for (int k : {0, 1}) budget.free_pages[k] = cache_->free_pages(static_cast<HeadClass>(k));
   const StepDecision decision = Schedule(candidates, budget);
   if (decision.blocked >= 0) ++who[static_cast<size_t>(decision.blocked)]->blocked_steps;
 
   std::vector<Part> parts;
-  for (size_t i = 0; i < who.size(); ++i) {  // oldest first: they may take pages from the younger ones
+  for (size_t i = 0; i < who.size();
+       ++i) {  // oldest first: they may take pages from the younger ones
     Sequence* s = who[i];
     if (decision.tokens[i] == 0) continue;
     if (s->state == Sequence::State::kSwapped) continue;  // lost its pages to an older one just now
@@ -177,7 +217,8 @@ std::vector<EngineCore::Part> EngineCore::Arrange() {
     if (!MakeRoom(s, s->computed + decision.tokens[i])) continue;
     parts.push_back({s, decision.tokens[i]});
   }
-  std::erase_if(parts, [](const Part& p) { return p.sequence->state != Sequence::State::kRunning; });
+  std::erase_if(parts,
+                [](const Part& p) { return p.sequence->state != Sequence::State::kRunning; });
   return parts;
 }
 
@@ -208,13 +249,16 @@ void EngineCore::Run(std::vector<Part>* parts) {
     part.logits = static_cast<int>(logit_rows_.size());
     const bool all = s.prefilling() && s.request.sampling.prompt_logprobs >= 0;
     const bool last = s.computed + part.tokens == static_cast<int>(s.tokens.size());
-    for (int i = all ? 0 : part.tokens - 1; i < part.tokens && (all || last); ++i) logit_rows_.push_back(row + i);
+    for (int i = all ? 0 : part.tokens - 1; i < part.tokens && (all || last); ++i)
+      logit_rows_.push_back(row + i);
     part.logit_count = static_cast<int>(logit_rows_.size()) - part.logits;
   }
   const size_t vocab = static_cast<size_t>(runner_->vocab());
-  if (logits_.size() < logit_rows_.size() * vocab * sizeof(float)) logits_ = Buffer(logit_rows_.size() * vocab * sizeof(float));
-  runner_->Forward({tokens_, seq_, pos_, steps_, logit_rows_}, planner_, cache_,
-                   Mat(logits_.as<float>(), static_cast<int>(logit_rows_.size()), static_cast<int>(vocab)));
+  if (logits_.size() < logit_rows_.size() * vocab * sizeof(float))
+    logits_ = Buffer(logit_rows_.size() * vocab * sizeof(float));
+  runner_->Forward(
+      {tokens_, seq_, pos_, steps_, logit_rows_}, planner_, cache_,
+      Mat(logits_.as<float>(), static_cast<int>(logit_rows_.size()), static_cast<int>(vocab)));
 }
 
 void EngineCore::Step() {
@@ -224,11 +268,16 @@ void EngineCore::Step() {
   std::vector<Part> parts = Arrange();
   ++counters_.steps;
   if (parts.empty()) return;
+  const Clock::time_point before = Clock::now();
   Run(&parts);
+  if (static_cast<int>(tokens_.size()) >=
+      kMinStepTokens) {  // shorter steps say little about long ones
+    const double seconds = Seconds(before, Clock::now()) / static_cast<double>(tokens_.size());
+    row_seconds_ = row_seconds_ > 0 ? 0.5 * (row_seconds_ + seconds) : seconds;
+  }
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
   counters_.selector_runs = planner_->selector_runs();
-  std::erase_if(sequences_, [&](const auto& s) { return finished_.contains(s.get()); });
-  finished_.clear();
+  DropFinished();
 }
 
 void EngineCore::Commit(const Part& part, int index) {
@@ -246,7 +295,8 @@ void EngineCore::Commit(const Part& part, int index) {
   if (prefill && s->request.sampling.prompt_logprobs >= 0) SendPromptLogprobs(part);
   s->computed += part.tokens;
   if (s->mode == AttentionMode::kLserve)
-    cache_->ReleaseStreaming(s->slot, planner_->SinkBlocks(), planner_->FirstWindowBlock(s->computed, s->prefilling()));
+    cache_->ReleaseStreaming(s->slot, planner_->SinkBlocks(),
+                             planner_->FirstWindowBlock(s->computed, s->prefilling()));
   if (prefill && s->request.progress) {
     Event event;
     event.kind = Event::Kind::kProgress;
@@ -273,14 +323,15 @@ void EngineCore::SendPromptLogprobs(const Part& part) {
   const auto output = [&](int32_t id) {
     TokenOutput out;
     out.id = id;
-    out.text = tokenizer_->TokenBytes(id, true);
+    out.text = s->prompt_decoder.Push(id);
     return out;
   };
   if (s->computed == 0) event.tokens.push_back(output(s->tokens[0]));
   for (int i = 0; i < part.tokens; ++i) {
     const int next = s->computed + i + 1;  // row i predicts the token after it
     if (next >= s->prompt_len) break;
-    const std::span<const float> logits(logits_.as<float>() + static_cast<size_t>(part.logits + i) * vocab, vocab);
+    const std::span<const float> logits(
+        logits_.as<float>() + static_cast<size_t>(part.logits + i) * vocab, vocab);
     TokenOutput out = output(s->tokens[static_cast<size_t>(next)]);
     Sampled sampled = Logprobs(logits, out.id, s->request.sampling.prompt_logprobs);
     out.logprob = sampled.chosen;
@@ -299,9 +350,12 @@ void EngineCore::SampleNext(Sequence* s, std::span<float> logits) {
   ++s->usage.completion_tokens;
   ++counters_.generation_tokens;
 
-  const auto among = [&](const std::vector<int32_t>& ids) { return std::find(ids.begin(), ids.end(), id) != ids.end(); };
+  const auto among = [&](const std::vector<int32_t>& ids) {
+    return std::find(ids.begin(), ids.end(), id) != ids.end();
+  };
   const bool enough = s->usage.completion_tokens > params.min_tokens || params.min_tokens == 0;
-  const bool ended = (enough && !params.ignore_eos && among(options_.eos)) || (enough && among(params.stop_token_ids));
+  const bool ended = (enough && !params.ignore_eos && among(options_.eos)) ||
+                     (enough && among(params.stop_token_ids));
   TokenOutput out;
   out.id = id;
   if (!ended) {
@@ -319,14 +373,16 @@ void EngineCore::SampleNext(Sequence* s, std::span<float> logits) {
 
   if (ended || s->stop.stopped()) {
     Finish(s, FinishReason::kStop);
-  } else if (s->usage.completion_tokens >= params.max_tokens || static_cast<int>(s->tokens.size()) >= options_.max_context) {
+  } else if (s->usage.completion_tokens >= params.max_tokens ||
+             static_cast<int>(s->tokens.size()) >= options_.max_context) {
     Finish(s, FinishReason::kLength);
   }
 }
 
 EngineStats EngineCore::stats() const {
   EngineStats out = counters_;
-  for (const auto& s : sequences_) (s->state == Sequence::State::kRunning ? out.running : out.waiting)++;
+  for (const auto& s : sequences_)
+    (s->state == Sequence::State::kRunning ? out.running : out.waiting)++;
   out.retrieval_pages = cache_->total_pages(HeadClass::kRetrieval);
   out.streaming_pages = cache_->total_pages(HeadClass::kStreaming);
   out.retrieval_pages_used = out.retrieval_pages - cache_->free_pages(HeadClass::kRetrieval);

@@ -1,4 +1,5 @@
-// The engine without its thread: sequences in, steps, events out. EngineImpl drives it; tests drive it with a model that has no weights. One thread.
+// The engine without its thread: sequences in, steps, events out. EngineImpl drives it; tests drive
+// it with a model that has no weights. One thread.
 #pragma once
 
 #include <list>
@@ -17,6 +18,10 @@ namespace lserve {
 struct CoreOptions {
   int max_running = 32;
   int step_tokens = 512;
+  // A step should take no longer than this, so that running answers keep flowing (beside decoding
+  // sequences) and cancelling is quick (without); 0: no limit. Prompt chunks are made shorter by
+  // the measured speed.
+  double decode_step_seconds = 0.25, prefill_step_seconds = 2;
   int max_context = 0;
   int default_budget = 4096;
   AttentionMode default_mode = AttentionMode::kLserve;
@@ -26,14 +31,16 @@ struct CoreOptions {
 class EngineCore {
  public:
   // Everything outlives the core.
-  EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer, KvCache* cache, Planner* planner);
+  EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
+             KvCache* cache, Planner* planner);
   ~EngineCore();
 
   // Takes the request in. It was checked; `seed` is drawn for requests without one.
   void Add(Request request, EventSink sink, uint64_t seed);
   // Ends at the next step.
   void Cancel(const std::string& id);
-  void CancelAll();
+  // Ends everything with an error: the engine cannot go on.
+  void FailAll(const Status& error);
 
   bool idle() const { return sequences_.empty(); }
   // One step: schedule, run, commit. REQUIRES: !idle().
@@ -45,11 +52,12 @@ class EngineCore {
   struct Part {  // one sequence's share of the step
     Sequence* sequence;
     int tokens;
-    int logits = -1;       // first of its rows in the logits
+    int logits = -1;  // first of its rows in the logits
     int logit_count = 0;
   };
 
   void DropCancelled();
+  void DropFinished();
   void ResumeSwapped();
   std::vector<Part> Arrange();
   bool MakeRoom(Sequence* sequence, int len);
@@ -58,7 +66,8 @@ class EngineCore {
   void Commit(const Part& part, int index);
   void SendPromptLogprobs(const Part& part);
   void SampleNext(Sequence* sequence, std::span<float> logits);
-  void Finish(Sequence* sequence, FinishReason reason);
+  void Finish(Sequence* sequence, FinishReason reason, const Status& error = {});
+  int TokenBudget() const;
   Candidate Describe(const Sequence& sequence) const;
   int64_t PagesFor(const Sequence& sequence, int len, HeadClass cls) const;
 
@@ -71,6 +80,7 @@ class EngineCore {
   std::unordered_set<Sequence*> finished_;          // of this step
   uint64_t next_order_ = 0;
   EngineStats counters_;
+  double row_seconds_ = 0;  // measured time of a step per row
 
   std::vector<int32_t> tokens_, seq_, pos_, logit_rows_;  // of the step
   std::vector<SeqStep> steps_;

@@ -1,5 +1,6 @@
-// Choosing the next token from a row of logits. A pure function of logits, parameters and counts: the random numbers are counter-based (Philox keyed by seed, position and token), so a seed gives the same
-// answer whatever else runs in the batch. One thread a Sampler.
+// Choosing the next token from a row of logits. A pure function of logits, parameters and counts:
+// the random numbers are counter-based (Philox keyed by seed, position and token), so a seed gives
+// the same answer whatever else runs in the batch. One thread a Sampler.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,15 @@ namespace lserve {
 uint32_t Philox(uint64_t key, uint64_t counter_low, uint64_t counter_high);
 
 struct Sampled {
-  TokenLogprob chosen;             // logprob of the model's own distribution (raw logits), as vLLM reports it
-  std::vector<TokenLogprob> top;   // params.logprobs best, best first
+  TokenLogprob chosen;  // logprob of the model's own distribution (raw logits), as vLLM reports it
+  std::vector<TokenLogprob> top;  // params.logprobs best, best first
 };
 
 class Sampler {
  public:
   // `eos` and stop ids are held back for params.min_tokens tokens.
-  Sampler(const SamplingParams& params, uint64_t seed, std::vector<int32_t> eos, std::span<const int32_t> prompt, int vocab);
+  Sampler(const SamplingParams& params, uint64_t seed, std::vector<int32_t> eos,
+          std::span<const int32_t> prompt, int vocab);
 
   // Logits of the next token, [vocab]; changed. Ties go to the lower id; NaN counts as -infinity.
   Sampled Sample(std::span<float> logits);
@@ -35,13 +37,14 @@ class Sampler {
   SamplingParams params_;
   uint64_t seed_;
   std::vector<int32_t> eos_;
-  std::vector<uint16_t> generated_;   // [vocab] counts, empty when no penalty needs them
-  std::vector<bool> seen_;            // [vocab] prompt or generated; empty when not needed
-  std::vector<int32_t> order_;        // scratch
-  int64_t position_ = 0;              // tokens generated
+  std::vector<uint16_t> generated_;  // [vocab] counts, empty when no penalty needs them
+  std::vector<bool> seen_;           // [vocab] prompt or generated; empty when not needed
+  std::vector<int32_t> order_;       // scratch
+  int64_t position_ = 0;             // tokens generated
 };
 
-// log-softmax of raw logits: the given token's entry and the k best. `logits` may hold NaN (counted as -infinity).
+// log-softmax of raw logits: the given token's entry and the k best. `logits` may hold NaN (counted
+// as -infinity).
 Sampled Logprobs(std::span<const float> logits, int32_t token, int k);
 
 }  // namespace lserve

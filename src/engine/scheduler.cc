@@ -8,9 +8,9 @@ namespace {
 
 constexpr int kChunkAlign = 64;
 
-// A chunk of at most `limit` tokens: whole blocks where it does not end the prompt, since those keep attention tiles full.
+// A chunk of at most `limit` tokens: whole blocks where it does not end the prompt, since those
+// keep attention tiles full.
 int ChunkLength(const Candidate& c, int limit) {
-  if (c.chunk_limit > 0) limit = std::min(limit, c.chunk_limit);
   if (c.remaining_prompt <= limit) return c.remaining_prompt;
   return limit > kChunkAlign ? limit / kChunkAlign * kChunkAlign : limit;
 }
@@ -20,7 +20,7 @@ int ChunkLength(const Candidate& c, int limit) {
 StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget& budget) {
   StepDecision out;
   out.tokens.assign(candidates.size(), 0);
-  int left = budget.tokens, slots = budget.free_slots;
+  int left = budget.tokens, logit_rows = budget.logit_rows, slots = budget.free_slots;
   int64_t free[2] = {budget.free_pages[0], budget.free_pages[1]};
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& c = candidates[i];
@@ -36,7 +36,8 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
   std::vector<size_t> by_age(candidates.size());
   std::iota(by_age.begin(), by_age.end(), size_t{0});
   std::stable_sort(by_age.begin(), by_age.end(), [&](size_t a, size_t b) {
-    return std::pair(candidates[a].priority, candidates[a].order) < std::pair(candidates[b].priority, candidates[b].order);
+    return std::pair(candidates[a].priority, candidates[a].order) <
+           std::pair(candidates[b].priority, candidates[b].order);
   });
   std::vector<size_t> prompts;
   bool closed = false;
@@ -59,21 +60,26 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
   }
   if (prompts.empty() || left <= 0) return out;
 
+  // Sets the chunk of a prompt to at most `limit` tokens; what it had goes back first.
   const auto give = [&](size_t i, int limit) {
-    const int more = ChunkLength(candidates[i], std::min(limit, left));
-    out.tokens[i] = more;
-    left -= more;
+    const Candidate& c = candidates[i];
+    left += out.tokens[i];
+    if (c.all_logits) logit_rows += out.tokens[i];
+    limit = std::min(limit, left);
+    if (c.all_logits) limit = std::min(limit, logit_rows);
+    out.tokens[i] = ChunkLength(c, limit);
+    left -= out.tokens[i];
+    if (c.all_logits) logit_rows -= out.tokens[i];
   };
   const size_t oldest = prompts.front();
   if (prompts.size() > 1) give(oldest, std::max(1, left / 4));
   std::stable_sort(prompts.begin(), prompts.end(), [&](size_t a, size_t b) {
-    return std::pair(candidates[a].priority, candidates[a].remaining_prompt) < std::pair(candidates[b].priority, candidates[b].remaining_prompt);
+    return std::pair(candidates[a].priority, candidates[a].remaining_prompt) <
+           std::pair(candidates[b].priority, candidates[b].remaining_prompt);
   });
   for (size_t i : prompts) {
     if (left <= 0) break;
-    const int has = out.tokens[i];
-    left += has;
-    give(i, left);
+    give(i, left + out.tokens[i]);
   }
   return out;
 }
@@ -83,7 +89,9 @@ int ChooseVictim(const std::vector<Candidate>& candidates) {
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Candidate& c = candidates[i];
     if (!c.running) continue;
-    if (victim < 0 || std::pair(c.priority, c.order) > std::pair(candidates[static_cast<size_t>(victim)].priority, candidates[static_cast<size_t>(victim)].order))
+    if (victim < 0 ||
+        std::pair(c.priority, c.order) > std::pair(candidates[static_cast<size_t>(victim)].priority,
+                                                   candidates[static_cast<size_t>(victim)].order))
       victim = static_cast<int>(i);
   }
   return victim;

@@ -1,10 +1,11 @@
-// One request while the engine has it: tokens, how far they are computed, and everything that must survive preemption. Owned by EngineCore; one thread.
+// One request while the engine has it: tokens, how far they are computed, and everything that must
+// survive preemption. Owned by EngineCore; one thread.
 //
-//   0 <= computed <= tokens.size();  tokens [0, prompt_len) came with the request, the others were sampled.
-//   Prompt tokens are always run as prefill and sampled ones as decode, however they are scheduled: that is what makes answers independent of chunks and preemption.
+//   0 <= computed <= tokens.size();  tokens [0, prompt_len) came with the request, the others were
+//   sampled. Prompt tokens are always run as prefill and sampled ones as decode, however they are
+//   scheduled: that is what makes answers independent of chunks and preemption.
 #pragma once
 
-#include <algorithm>
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
@@ -26,7 +27,8 @@ using Clock = std::chrono::steady_clock;
 struct Sequence {
   enum class State { kWaiting, kRunning, kSwapped };
 
-  Sequence(Request r, EventSink s, uint64_t seed, const std::vector<int32_t>& eos, const Tokenizer* tokenizer, int vocab)
+  Sequence(Request r, EventSink s, uint64_t seed, const std::vector<int32_t>& eos,
+           const Tokenizer* tokenizer, int vocab)
       : request(std::move(r)),
         sink(std::move(s)),
         tokens(request.prompt),
@@ -35,8 +37,10 @@ struct Sequence {
         prompt_decoder(tokenizer, true),
         decoder(tokenizer),
         stop(request.sampling.stop) {
-    // The answer continues the prompt's text: a character may begin in one and end in the other, and the space that SentencePiece puts before a text is not the answer's.
-    for (int i = std::max(0, prompt_len - 4); i < prompt_len; ++i) decoder.Push(request.prompt[static_cast<size_t>(i)]);
+    // The answer continues the prompt's text: a character may begin in one and end in the other,
+    // and the space that SentencePiece puts before a text is not the answer's.
+    for (int i = std::max(0, prompt_len - 4); i < prompt_len; ++i)
+      decoder.Push(request.prompt[static_cast<size_t>(i)]);
     selection.prompt_len = prompt_len;
     usage.prompt_tokens = prompt_len;
   }
@@ -53,10 +57,10 @@ struct Sequence {
   int budget = 0;  // tokens
 
   State state = State::kWaiting;
-  uint64_t order = 0;         // arrival
-  int blocked_steps = 0;      // steps it waited for pages at the head of the queue
-  int slot = -1;              // while running
-  SwappedPages swapped;       // while swapped out
+  uint64_t order = 0;     // arrival
+  int blocked_steps = 0;  // steps it waited for pages at the head of the queue
+  int slot = -1;          // while running
+  SwappedPages swapped;   // while swapped out
   SelectionState selection;
   bool cancelled = false;
 

@@ -6,18 +6,24 @@ namespace lserve {
 
 std::string StopMatcher::Push(const std::string& text) {
   if (stopped_) return {};
+  const size_t before = held_.size();
   held_ += text;
-  size_t first = std::string::npos;
+  // The stop string that is complete first wins, of those that end together the longest: so the
+  // answer does not depend on how the text was cut into tokens.
+  size_t end = std::string::npos;
   for (const std::string& stop : stops_) {
-    const size_t pos = held_.find(stop);
-    // The earliest wins; of two that begin together, the longer.
-    if (pos < first || (pos == first && pos != std::string::npos && stop.size() > stopped_->size())) {
-      first = pos;
+    const size_t from =
+        before + 1 > stop.size() ? before + 1 - stop.size() : 0;  // ends in the new text
+    const size_t pos = held_.find(stop, from);
+    if (pos == std::string::npos) continue;
+    const size_t stop_end = pos + stop.size();
+    if (stop_end < end || (stop_end == end && stop.size() > stopped_->size())) {
+      end = stop_end;
       stopped_ = stop;
     }
   }
   if (stopped_) {
-    std::string out = held_.substr(0, first);
+    std::string out = held_.substr(0, end - stopped_->size());
     held_.clear();
     return out;
   }

@@ -1,4 +1,5 @@
-// Stop strings in a stream of text: finds the first one across token borders, and holds back only text that may still become one. One thread a matcher.
+// Stop strings in a stream of text: finds the first one across token borders, and holds back only
+// text that may still become one. One thread a matcher.
 #pragma once
 
 #include <optional>

@@ -1,6 +1,7 @@
 // `lserve serve`: listens at once, loads the model meanwhile, and ends gracefully on SIGTERM or
 // SIGINT; a second signal ends it at once.
 #include <pthread.h>
+#include <spdlog/spdlog.h>
 #include <string.h>
 
 #include <condition_variable>
@@ -11,8 +12,6 @@
 #include <optional>
 #include <sstream>
 #include <thread>
-
-#include <spdlog/spdlog.h>
 
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -71,7 +70,8 @@ Status GatherKeys(const Flags& flags, std::vector<std::string>* keys) {
     std::istringstream lines(*text);
     const size_t before = keys->size();
     for (std::string line; std::getline(lines, line);) {
-      while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.pop_back();
+      while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())))
+        line.pop_back();
       if (!line.empty() && line[0] != '#') keys->push_back(line);
     }
     if (keys->size() == before)
@@ -207,25 +207,37 @@ Command AddServe(CLI::App* app) {
   ServerOptions& o = flags->server;
   const char* group = "Server";
   app->add_option("--host", o.host, "address to listen on; 0.0.0.0: every one")
-      ->capture_default_str()->group(group);
+      ->capture_default_str()
+      ->group(group);
   app->add_option("-p,--port", o.port, "port; 0: any free one")
-      ->check(CLI::Range(0, 65535))->capture_default_str()->group(group);
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str()
+      ->group(group);
   app->add_option("--served-model-name", o.model_names,
-                  "names the model answers to; the first is shown")->group(group);
+                  "names the model answers to; the first is shown")
+      ->group(group);
   app->add_option("--chat-template", flags->chat_template_file,
-                  "Jinja file that replaces the model's template")->group(group);
+                  "Jinja file that replaces the model's template")
+      ->group(group);
   app->add_option("--api-key", o.api_keys,
-                  "key that requests must bear (repeatable; also LSERVE_API_KEY)")->group(group);
+                  "key that requests must bear (repeatable; also LSERVE_API_KEY)")
+      ->group(group);
   app->add_option("--api-key-file", flags->api_key_file, "file with one key a line")->group(group);
   app->add_option("--cors-origin", o.cors_origins, "origin that browsers may call from; *: any")
       ->group(group);
   app->add_option("--shutdown-timeout", flags->shutdown_seconds,
                   "seconds that running requests get on SIGTERM")
-      ->check(CLI::Range(0.0, 1e6))->capture_default_str()->group(group);
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str()
+      ->group(group);
   app->add_option("--network-threads", o.network_threads, "threads for sockets")
-      ->check(CLI::Range(1, 64))->capture_default_str()->group(group);
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str()
+      ->group(group);
   app->add_option("--worker-threads", o.worker_threads, "threads for JSON and tokenising")
-      ->check(CLI::Range(1, 64))->capture_default_str()->group(group);
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str()
+      ->group(group);
   app->add_flag("--quiet", flags->quiet, "no log line a request")->group(group);
   AddLimits(app, &o);
   flags->engine.AddTo(app);

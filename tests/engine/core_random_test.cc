@@ -1,0 +1,158 @@
+// Random workloads: whatever the chunks, the batch, the preemptions and the cancellations, every
+// request ends and hears the tokens it would hear alone, and no page is lost.
+#include <random>
+
+#include "tests/engine/core_harness.h"
+
+namespace lserve::testing {
+namespace {
+
+class RandomWorkload {
+ public:
+  explicit RandomWorkload(uint64_t seed) : random_(seed) {
+    growing_ = Number(0, 1) == 1;
+    const int count = Number(growing_ ? 3 : 1, 9);
+    for (int i = 0; i < count; ++i) requests_.push_back(MakeRequest(i));
+  }
+
+  int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  const std::vector<Request>& requests() const { return requests_; }
+
+  // Pools from "just fits the longest request alone" up.
+  CoreSetup MakeSetup() {
+    CoreSetup setup;
+    int longest = 1;
+    for (const Request& r : requests_)
+      longest = std::max(longest, static_cast<int>(r.prompt.size()) + r.sampling.max_tokens);
+    setup.max_context = (longest + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
+    setup.pages = setup.max_context / kBlockTokens + (Number(0, 1) ? Number(0, 3) : Number(0, 40));
+    setup.max_running = Number(1, 9);
+    setup.step_tokens =
+        std::max(setup.max_running, Number(1, 3) == 1 ? Number(1, 20) : Number(20, 300));
+    return setup;
+  }
+
+ private:
+  Request MakeRequest(int i) {
+    Request r;
+    r.id = "r" + std::to_string(i);
+    int length = Number(0, 3) == 0 ? Number(1, 5) : Number(1, 700);
+    if (growing_) length = Number(1, 120);
+    for (int t = 0; t < length; ++t) r.prompt.push_back(Number(0, NullRunner::kVocab - 1));
+    r.sampling.max_tokens = Number(1, 3) == 1 ? Number(1, 200) : Number(1, 30);
+    r.sampling.temperature = Number(0, 1) ? 0.0 : 1.0;
+    r.sampling.seed = static_cast<uint64_t>(Number(1, 1000));
+    if (growing_) r.sampling.max_tokens = Number(100, 250);
+    r.sampling.ignore_eos = growing_ || Number(0, 1) == 1;
+    if (Number(0, 2) == 0) r.sampling.repetition_penalty = 1.3;
+    if (Number(0, 3) == 0) r.sampling.stop = {"abca", "ddd"};
+    if (Number(0, 3) == 0) r.sampling.prompt_logprobs = 1;
+    if (Number(0, 3) == 0) r.attention = AttentionMode::kDense;
+    if (Number(0, 3) == 0) r.budget = 64 * Number(4, 6);
+    r.priority = Number(0, 4) == 0 ? Number(-1, 1) : 0;
+    r.progress = Number(0, 1) == 1;
+    return r;
+  }
+
+  std::mt19937_64 random_;
+  bool growing_;  // short prompts and long answers: pages run out while all decode
+  std::vector<Request> requests_;
+};
+
+// What a request hears with the engine to itself and its prompt in one piece.
+Heard Alone(const Request& request) {
+  CoreSetup setup;
+  setup.max_running = 1;
+  setup.step_tokens = 4096;
+  CoreHarness harness(setup);
+  harness.Add(request);
+  EXPECT_TRUE(harness.Finish(5000));
+  return harness.heard(request.id);
+}
+
+// Steps that any workload of these requests may take: with one token a step and all the preemption
+// there can be, each step moves at least one sequence by a token.
+int MostSteps(const std::vector<Request>& requests) {
+  int steps = 100;
+  for (const Request& r : requests)
+    steps += static_cast<int>(r.prompt.size()) + r.sampling.max_tokens + kPatience;
+  return steps;
+}
+
+TEST(CoreRandom, SameTokensWhateverTheScheduling) {
+  int64_t preemptions = 0;
+  for (uint64_t seed = 1; seed <= 150; ++seed) {
+    SCOPED_TRACE(seed);
+    RandomWorkload work(seed);
+    CoreHarness harness(work.MakeSetup());
+    for (const Request& r : work.requests()) {
+      harness.Add(r);
+      for (int steps = work.Number(0, 12); steps > 0 && !harness.core().idle(); --steps)
+        harness.core().Step();
+    }
+    ASSERT_TRUE(harness.Finish(MostSteps(work.requests()))) << "a request starves";
+    harness.ExpectWhole();
+    preemptions += harness.core().stats().preemptions;
+    for (const Request& r : work.requests()) {
+      const Heard& heard = harness.heard(r.id);
+      const Heard alone = Alone(r);
+      ASSERT_EQ(heard.finishes, 1);
+      EXPECT_EQ(heard.tokens, alone.tokens) << r.id;
+      EXPECT_EQ(heard.text, alone.text) << r.id;
+      EXPECT_EQ(heard.end.reason, alone.end.reason);
+      EXPECT_EQ(heard.end.usage.completion_tokens, static_cast<int>(alone.tokens.size()));
+      EXPECT_EQ(heard.end.usage.pages_read, alone.end.usage.pages_read);
+      EXPECT_EQ(heard.end.usage.pages_total, alone.end.usage.pages_total);
+      EXPECT_LE(heard.end.usage.pages_read, heard.end.usage.pages_total);
+      if (r.progress) {
+        EXPECT_EQ(heard.progress, static_cast<int>(r.prompt.size()));
+      }
+      ASSERT_EQ(heard.prompt.size(), r.sampling.prompt_logprobs >= 0 ? r.prompt.size() : 0);
+      for (size_t i = 1; i < heard.prompt.size(); ++i)
+        ASSERT_EQ(heard.prompt[i].logprob->logprob, alone.prompt[i].logprob->logprob);
+    }
+    if (HasFailure()) return;
+  }
+  EXPECT_GT(preemptions, 100) << "the workloads no longer test preemption";
+}
+
+TEST(CoreRandom, CancellationAtAnyMomentLeavesPoolsWholeAndOthersAlone) {
+  for (uint64_t seed = 1001; seed <= 1100; ++seed) {
+    SCOPED_TRACE(seed);
+    RandomWorkload work(seed);
+    CoreHarness harness(work.MakeSetup());
+    for (const Request& r : work.requests()) harness.Add(r);
+    std::map<std::string, bool> cancelled;
+    for (int step = 0; !harness.core().idle(); ++step) {
+      ASSERT_LT(step, MostSteps(work.requests()));
+      std::string victim;
+      if (work.Number(0, 9) == 0) {
+        const int i = work.Number(0, static_cast<int>(work.requests().size()) - 1);
+        victim = work.requests()[static_cast<size_t>(i)].id;
+        if (harness.heard(victim).finishes == 0) cancelled[victim] = true;
+        harness.core().Cancel(victim);
+      }
+      harness.core().Step();
+      if (!victim.empty()) {
+        EXPECT_EQ(harness.heard(victim).finishes, 1) << "not within one step";
+      }
+    }
+    harness.ExpectWhole();
+    for (const Request& r : work.requests()) {
+      const Heard& heard = harness.heard(r.id);
+      ASSERT_EQ(heard.finishes, 1);
+      const std::vector<int32_t> alone = Alone(r).tokens;
+      if (cancelled[r.id]) {
+        EXPECT_EQ(heard.end.reason, FinishReason::kAborted);
+        ASSERT_LE(heard.tokens.size(), alone.size());
+        EXPECT_TRUE(std::equal(heard.tokens.begin(), heard.tokens.end(), alone.begin()));
+      } else {
+        EXPECT_EQ(heard.tokens, alone);
+      }
+    }
+    if (HasFailure()) return;
+  }
+}
+
+}  // namespace
+}  // namespace lserve::testing

@@ -156,11 +156,16 @@ Value RoundFilter(const Value& v, const Args& args) {
 
 Value FileSizeFilter(const Value& v, const Args& args) {
   const Params p("filesizeformat", args, {"binary"});
-  const Value number = FloatFilter(v, {});
+  if (v.is_undefined()) FailUndefined(v);
+  const auto parsed = v.is_number()   ? v.float_value()
+                      : v.is_string() ? ParseFloat(v.str())
+                                      : std::nullopt;
+  if (!parsed) Fail("filesizeformat() needs a number");
   const bool binary = p.TrueOr(0, false);
-  const double base = binary ? 1024 : 1000, bytes = number.float_value();
+  const double base = binary ? 1024 : 1000, bytes = *parsed;
+  if (!std::isfinite(bytes)) Fail("filesizeformat() needs a finite number");
   if (bytes == 1) return Value::String("1 Byte");
-  if (bytes < base) return Value::String(fmt::format("{} Bytes", static_cast<int64_t>(bytes)));
+  if (bytes < base) return Value::String(fmt::format("{:.0f} Bytes", std::trunc(bytes)));
   static constexpr char kUnits[] = "kMGTPEZY";
   double unit = base;
   size_t i = 0;

@@ -196,13 +196,13 @@ Value ToJsonFilter(const Value& v, const Args& args) {
 
 Value TruncateFilter(const Value& v, const Args& args) {
   const Params p("truncate", args, {"length", "killwords", "end", "leeway"});
-  const std::string& s = StringOf("truncate", v);
   const std::string end = p.Has(2) ? StringOf("truncate", p[2]) : "...";
   const int64_t length = p.IntOr(0, 255);
   const int64_t leeway = p.IsGivenAndNotNone(3) ? p.IntOr(3, 5) : 5;
   const auto end_length = static_cast<int64_t>(CodePoints(end));
   if (length < end_length || leeway < 0) Fail("truncate(): length or leeway is too small");
-  if (static_cast<int64_t>(CodePoints(s)) <= length + leeway) return v;
+  if (Length(v) <= length + leeway) return v;
+  const std::string& s = StringOf("truncate", v);
   std::string_view kept = SubString(s, 0, length - end_length);
   if (!p.TrueOr(1, false)) kept = kept.substr(0, std::min(kept.rfind(' '), kept.size()));
   return Str(std::string(kept) + end);

@@ -407,9 +407,11 @@ std::string PercentFormat(const std::string& s, const Value& argument) {
     if (!spec.align) spec.align = '>';
     out.Append(FormatPercent(named ? v : next(), spec));
   }
+  // Python lets anything that has items (but tuples and strings) go unused.
+  const bool has_items = argument.Is(Kind::kDict) || argument.Is(Kind::kList) ||
+                         argument.Is(Kind::kRange) || argument.is_undefined();
   const bool all_used =
-      is_tuple ? used >= argument.items().size()
-               : used > 0 || by_name || argument.Is(Kind::kDict) || argument.Is(Kind::kList);
+      is_tuple ? used >= argument.items().size() : used > 0 || by_name || has_items;
   if (!all_used) Fail("not all arguments were converted by the format");
   return out.Take();
 }

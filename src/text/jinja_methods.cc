@@ -262,8 +262,7 @@ Value ListMethod(const Value& self, const std::string& name, const Args& args) {
     return self;
   }
   const Params p(name.c_str(), args, {"value"}, 1);
-  const Values& items = self.items();
-  Work(16 * items.size());
+  const Values items = Iterate(self);
   if (name == "count")
     return Value::Int(
         std::count_if(items.begin(), items.end(), [&](const Value& v) { return Equal(v, p[0]); }));
@@ -382,6 +381,14 @@ Value FindAttribute(const Value& object, const std::string& name, bool* found) {
     case Kind::kTuple:
       if (In(name, {"count", "index"})) return Method(object, name);
       break;
+    case Kind::kRange: {
+      const auto& range = object.as<RangeObject>();
+      if (In(name, {"count", "index"})) return Method(object, name);
+      if (name == "start") return Value::Int(range.start);
+      if (name == "stop") return Value::Int(range.stop);
+      if (name == "step") return Value::Int(range.step);
+      break;
+    }
     case Kind::kNamespace:
       if (const Value* v = object.as<NamespaceObject>().Find(name)) return *v;
       break;
@@ -410,6 +417,7 @@ Value CallMethod(const Value& self, const std::string& name, const Args& args) {
       return DictMethod(self, name, args);
     case Kind::kList:
     case Kind::kTuple:
+    case Kind::kRange:
       return ListMethod(self, name, args);
     case Kind::kLoop:
       return LoopMethod(self.as<LoopObject>(), name, args);

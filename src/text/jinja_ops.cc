@@ -255,6 +255,7 @@ size_t Hash(const Value& v) {
     }
     case Kind::kList:
     case Kind::kDict:
+    case Kind::kView:
       Fail("unhashable type: '{}'", TypeName(v));
     case Kind::kUndefined:
     case Kind::kNone:

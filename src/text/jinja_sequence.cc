@@ -246,8 +246,7 @@ Value GetSlice(const Value& object, const Value& start, const Value& stop, const
     out->stop = out->start + range.count * out->step;
     return Value(Kind::kRange, std::move(out));
   }
-  // As Jinja2's getitem: what Python refuses becomes an Undefined.
-  return Value::Undefined(fmt::format("'{}' cannot be sliced", TypeName(object)));
+  Fail("'{}' cannot be sliced", TypeName(object));
 }
 
 }  // namespace lserve::jinja

@@ -53,6 +53,7 @@ int RunGenerate(Flags* flags) {
   Result<Answer> answer = Ask(engine->get(), std::move(request), PrintEvent);
   if (!answer.ok()) return Fail(answer.status());
   fmt::print("\n");
+  std::fflush(stdout);
   if (flags->stats) PrintStats(answer->usage);
   return 0;
 }

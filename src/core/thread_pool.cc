@@ -9,7 +9,7 @@
 namespace lserve {
 namespace {
 
-constexpr int kSpins = 20000;  // some tens of microseconds
+constexpr int kSpins = 6000;  // some tens of microseconds
 
 void Pause() {
 #if defined(__x86_64__)
@@ -62,12 +62,14 @@ void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, in
     wake_.notify_all();
   }
   RunLoop(0);
-  for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins)
-      Pause();
-    else
-      std::this_thread::yield();
-  }
+  for (int spins = 0; busy_.load(std::memory_order_acquire) != 0 && spins < kSpins; ++spins)
+    Pause();
+  if (busy_.load(std::memory_order_acquire) == 0) return;
+  // A worker has lost its core to another program: sleeping leaves it ours.
+  std::unique_lock lock(mutex_);
+  caller_sleeps_.store(true);
+  done_.wait(lock, [&] { return busy_.load() == 0; });
+  caller_sleeps_.store(false);
 }
 
 void ThreadPool::Worker(int thread) {
@@ -87,7 +89,10 @@ void ThreadPool::Worker(int thread) {
     }
     ++seen;
     RunLoop(thread);
-    busy_.fetch_sub(1, std::memory_order_release);
+    if (busy_.fetch_sub(1) == 1 && caller_sleeps_.load()) {
+      std::lock_guard lock(mutex_);
+      done_.notify_one();
+    }
   }
 }
 

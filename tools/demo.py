@@ -63,14 +63,16 @@ def ask(server: urllib.parse.SplitResult, model: str, question: str, attention: 
     response = connection.getresponse()
     if response.status != 200:
         sys.exit(f"demo: the server answered {response.status}: {response.read().decode(errors='replace')}")
-    answer, first, last, usage = "", None, None, {}
+    answer, first, last, shown, usage = "", None, None, started, {}
     for event in events(response):
         if "error" in event:
             sys.exit(f"demo: the server reported an error: {event['error']}")
         usage = event.get("usage") or usage
         if progress := (event.get("lserve") or {}).get("progress"):
-            if first is None:
-                show_progress(progress["prompt_tokens_processed"], progress["prompt_tokens_total"], time.monotonic() - started)
+            now = time.monotonic()
+            if first is None and (sys.stdout.isatty() or now - shown >= 5):
+                shown = now
+                show_progress(progress["prompt_tokens_processed"], progress["prompt_tokens_total"], now - started)
         for choice in event.get("choices", []):
             if text := choice["delta"].get("content"):
                 last = time.monotonic()

@@ -1,0 +1,171 @@
+// Engine::Create: from a path and options to the parts of an engine.
+#include <algorithm>
+
+#include "engine/engine_thread.h"
+#include "model/fingerprint.h"
+#include "model/model.h"
+#include "model/weights.h"
+#include "sparse/head_pattern.h"
+
+namespace lserve {
+namespace {
+
+double Gib(double bytes) { return bytes / (1 << 30); }
+
+// The split and a line that says where it comes from.
+struct Split {
+  HeadSplit heads;
+  std::string description;
+};
+Result<Split> ChooseSplit(const EngineOptions& options, const ModelFiles& files) {
+  const ModelConfig& config = files.config;
+  Split none{AllRetrieval(config.layers, config.kv_heads), ""};
+  std::string path = options.head_pattern;
+  if (path == "none" || options.sparsity.static_sparsity <= 0) {
+    none.description = "every KV head is a retrieval head (asked for)";
+    return none;
+  }
+  if (path.empty()) {
+    Result<std::optional<std::string>> found = FindHeadPattern(files);
+    if (!found.ok()) return found.status();
+    if (!*found) {
+      none.description =
+          "no head pattern is known for this model: every KV head is a retrieval head. A "
+          "DuoAttention gate table can be given with --head-pattern FILE";
+      return none;
+    }
+    path = **found;
+  }
+  Result<HeadPattern> pattern = LoadHeadPattern(path);
+  if (!pattern.ok()) return pattern.status().Annotate("--head-pattern");
+  if (pattern->layers != config.layers || pattern->kv_heads != config.kv_heads) {
+    return InvalidArgument("--head-pattern {}: {} layers of {} KV heads, the model has {} of {}",
+                           path, pattern->layers, pattern->kv_heads, config.layers,
+                           config.kv_heads);
+  }
+  Split split{SplitHeads(*pattern, options.sparsity.static_sparsity), ""};
+  split.description = fmt::format(
+      "{} of {} KV heads stream (pattern {}, static sparsity {}), {:.1f} % of the gate mass lost",
+      split.heads.streaming, split.heads.total, path, options.sparsity.static_sparsity,
+      100 * split.heads.lost_gate_mass);
+  return split;
+}
+
+// Sizes both pools for a cache whose layers and codec are set. Both get the same number of pages,
+// so that a request for dense attention, whose streaming heads keep everything, fits where a sparse
+// one does. Memory is committed when first used: what sparse requests leave unused costs nothing.
+Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCacheConfig* out,
+                 int* max_context) {
+  KvCacheConfig& kv = *out;
+  kv.stats = {options.sparsity.logical_page, kv.codec.dim()};
+  kv.max_slots = options.max_running;
+  const int64_t bytes = PageBytes(kv, HeadClass::kRetrieval) + PageBytes(kv, HeadClass::kStreaming);
+  const double budget = options.kv_memory_gib * (1 << 30);
+  const int64_t pages = static_cast<int64_t>(budget / static_cast<double>(bytes));
+  const int64_t fits = pages * kBlockTokens;
+  if (pages < 2)
+    return InvalidArgument("--kv-memory {} GiB: one page of 64 tokens takes {} bytes",
+                           options.kv_memory_gib, bytes);
+  // A sliding window is no plan here yet: within the window full attention is the same thing.
+  const int longest = config.sliding_window > 0
+                          ? std::min(config.max_position, config.sliding_window)
+                          : config.max_position;
+  const int64_t wanted = options.max_context > 0 ? options.max_context : longest;
+  if (options.max_context > fits) {
+    return InvalidArgument(
+        "--max-context {}: --kv-memory {} GiB holds {} tokens of {}; {:.1f} GiB would be needed",
+        options.max_context, options.kv_memory_gib, fits, kv.codec.name(),
+        Gib(static_cast<double>(options.max_context) / kBlockTokens * static_cast<double>(bytes)));
+  }
+  if (options.max_context > longest)
+    return InvalidArgument("--max-context {}: the model was made for {} tokens{}",
+                           options.max_context, longest,
+                           longest < config.max_position ? " (its sliding window)" : "");
+  *max_context = static_cast<int>(std::min<int64_t>({wanted, fits, INT32_MAX / 2}));
+  kv.max_blocks = (*max_context + kBlockTokens - 1) / kBlockTokens;
+  kv.pages[0] = kv.pages[1] =
+      std::min<int64_t>(pages, static_cast<int64_t>(kv.max_blocks) * kv.max_slots);
+  return Ok();
+}
+
+std::string Description(const EngineParts& parts, size_t weight_bytes, const std::string& split) {
+  const EngineOptions& o = parts.options;
+  const ModelConfig& c = parts.config;
+  const KvCacheConfig& kv = parts.cache->config();
+  const double token_bytes =
+      static_cast<double>(PageBytes(kv, HeadClass::kRetrieval)) / kBlockTokens;
+  return fmt::format(
+      "model     {} ({}, {} layers, {} query / {} KV heads of {}, vocabulary {}), weights {:.2f} "
+      "GiB\n"
+      "backend   {}, {} threads\n"
+      "attention {}, {}\n"
+      "          budget {} tokens, logical page {}, reuse {}, dense below {}\n"
+      "KV cache  {}, {:.1f} KiB a token in retrieval heads; {} pages a pool ({:.2f} GiB), "
+      "longest context {} tokens",
+      o.model, ArchitectureName(c.arch), c.layers, c.q_heads, c.kv_heads, c.head_dim, c.vocab,
+      Gib(static_cast<double>(weight_bytes)), parts.ops->name(), parts.pool->size(),
+      o.sparsity.mode == AttentionMode::kLserve ? "lserve" : "dense", split, o.sparsity.budget,
+      o.sparsity.logical_page, o.sparsity.reuse_interval, o.sparsity.dense_below, kv.codec.name(),
+      token_bytes / 1024, kv.pages[0],
+      Gib(static_cast<double>(kv.pages[0]) *
+          static_cast<double>(PageBytes(kv, HeadClass::kRetrieval) +
+                              PageBytes(kv, HeadClass::kStreaming))),
+      parts.max_context);
+}
+
+Status CheckOptions(const EngineOptions& options) {
+  if (Status s = Planner::Check(options.sparsity); !s.ok()) return s;
+  if (options.max_running < 1)
+    return InvalidArgument("--max-running: {} (must be at least 1)", options.max_running);
+  if (options.max_queue < 0)
+    return InvalidArgument("--max-queue: {} (must not be negative)", options.max_queue);
+  if (options.step_tokens < 1)
+    return InvalidArgument("--step-tokens: {} (must be at least 1)", options.step_tokens);
+  if (options.threads < 0)
+    return InvalidArgument("--threads: {} (must not be negative)", options.threads);
+  return Ok();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
+  if (Status s = CheckOptions(options); !s.ok()) return s;
+  Result<ModelFiles> files = OpenModel(options.model);
+  if (!files.ok()) return files.status();
+  EngineParts parts;
+  parts.options = options;
+  parts.config = files->config;
+  parts.chat_template = files->chat_template;
+  const ModelConfig& config = parts.config;
+  Result<std::unique_ptr<Tokenizer>> tokenizer = Tokenizer::Create(files->tokenizer);
+  if (!tokenizer.ok()) return tokenizer.status().Annotate(options.model);
+  parts.tokenizer = std::move(*tokenizer);
+
+  parts.pool = std::make_unique<ThreadPool>(options.threads);
+  Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, parts.pool.get());
+  if (!ops.ok()) return ops.status();
+  parts.ops = std::move(*ops);
+
+  Result<Split> split = ChooseSplit(options, *files);
+  if (!split.ok()) return split.status();
+  KvCacheConfig kv;
+  kv.layers = split->heads.layers;
+  kv.codec = KvCodec(options.kv.k, options.kv.v, config.head_dim);
+  if (Status s = parts.ops->SupportsKv(kv.codec, config.group()); !s.ok()) return s;
+  if (Status s = SizePools(options, config, &kv, &parts.max_context); !s.ok()) return s;
+  parts.cache = std::make_unique<KvCache>(std::move(kv));
+
+  ModelOptions model_options;
+  model_options.weights_bf16 = options.weights_bf16;
+  model_options.max_tokens = std::max(options.step_tokens, options.max_running);
+  model_options.max_context = parts.max_context;
+  Result<std::unique_ptr<Model>> model = Model::Load(*files, parts.ops.get(), model_options);
+  if (!model.ok()) return model.status().Annotate(options.model);
+  parts.description = Description(parts, (*model)->weight_bytes(), split->description);
+  parts.runner = std::move(*model);
+  parts.planner = std::make_unique<Planner>(options.sparsity, &parts.cache->config().layers,
+                                            config.group(), parts.ops->PrefillTile(config.group()));
+  return StartEngine(std::move(parts));
+}
+
+}  // namespace lserve

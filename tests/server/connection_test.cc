@@ -1,0 +1,359 @@
+// Limits, hostile clients, clients that leave, and shutting down. Nothing here sleeps: each test
+// waits for what it expects.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "tests/server/test_client.h"
+
+namespace lserve {
+namespace {
+
+using std::chrono::milliseconds;
+
+std::string Deep(int depth) {
+  return std::string(static_cast<size_t>(depth), '[') +
+         std::string(static_cast<size_t>(depth), ']');
+}
+
+TEST(Limits, HeaderBytes) {
+  TestServer s;
+  const TestResponse r = s.Get("/health", "X-Big: " + std::string(20000, 'x') + "\r\n");
+  EXPECT_EQ(r.status, 431);
+  EXPECT_NE(r.error().find("16384"), std::string::npos);
+  EXPECT_EQ(s.Get("/" + std::string(20000, 'x')).status, 431);
+}
+
+TEST(Limits, HeaderCount) {
+  TestServer s;
+  std::string headers;
+  for (int i = 0; i < 101; ++i) headers += "X-" + std::to_string(i) + ": 1\r\n";
+  EXPECT_EQ(s.Get("/health", headers).status, 431);
+}
+
+TEST(Limits, BodyBytes) {
+  ServerOptions options;
+  options.body_bytes = 1000;
+  TestServer s(options);
+  const TestResponse r = s.Post(kChat, ChatBody(std::string(2000, 'x')));
+  EXPECT_EQ(r.status, 413);
+  EXPECT_NE(r.error().find("1000"), std::string::npos);
+  TestClient chunked(s.port());
+  chunked.Send("POST " + std::string(kChat) +
+               " HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n" +
+               std::string(2048, 'x') + "\r\n0\r\n\r\n");
+  EXPECT_EQ(chunked.Read().status, 413);
+  EXPECT_EQ(s.Post(kChat, ChatBody("small")).status, 200);
+}
+
+TEST(Limits, Json) {
+  ServerOptions options;
+  options.request.json = {64, 10, 100};
+  TestServer s(options);
+  TestClient client(s.port());
+  for (const int depth : {65, 3000, 500000}) {
+    const TestResponse r = client.Post(kChat, "{\"messages\": " + Deep(depth) + "}");
+    EXPECT_EQ(r.status, 400) << depth;
+    EXPECT_NE(r.error().find("64"), std::string::npos) << r.body;
+  }
+  EXPECT_NE(client.Post("/tokenize", "{\"prompt\": \"x\", \"y\": " + Deep(60) + "}").status, 400);
+  std::string keys = "{\"prompt\": \"x\"";
+  for (int i = 0; i < 10; ++i) keys += ",\"k" + std::to_string(i) + "\": 1";
+  EXPECT_NE(client.Post("/tokenize", keys + "}").error().find("10 keys"), std::string::npos);
+  const Json many = Json(std::vector<int>(200, 1));
+  EXPECT_NE(client.Post("/detokenize", {{"tokens", many}}).error().find("100 values"),
+            std::string::npos);
+}
+
+TEST(Limits, Requests) {
+  ServerOptions options;
+  options.request.n = 2;
+  options.request.prompts = 2;
+  options.request.messages = 2;
+  options.request.prompt_tokens = 40;
+  options.request.stop_bytes = 4;
+  options.request.stop_token_ids = 2;
+  options.request.logit_bias = 1;
+  options.request.top_logprobs = 3;
+  options.request.prompt_logprobs = 20;
+  TestServer s(options);
+  TestClient client(s.port());
+  const auto check = [&](const Json& body, const char* field, const char* limit) {
+    const TestResponse r = client.Post(kCompletions, body);
+    EXPECT_EQ(r.status, 400) << body;
+    EXPECT_EQ(r.param(), field) << r.body;
+    EXPECT_NE(r.error().find(limit), std::string::npos) << r.body;
+  };
+  check(PromptBody("x", {{"n", 3}}), "n", "2");
+  check({{"prompt", {"a", "b", "c"}}}, "prompt", "2");
+  check(PromptBody(std::string(40, 'x')), "prompt", "40");
+  check(PromptBody("x", {{"stop", "12345"}}), "stop", "4");
+  check(PromptBody("x", {{"stop_token_ids", {1, 2, 3}}}), "stop_token_ids", "2");
+  check(PromptBody("x", {{"logit_bias", {{"1", 1}, {"2", 1}}}}), "logit_bias", "1");
+  check(PromptBody("x", {{"logprobs", 4}}), "logprobs", "3");
+  check(PromptBody("0123456789", {{"prompt_logprobs", 3}}), "prompt_logprobs", "20");
+  const Json message = {{"role", "user"}, {"content", "x"}};
+  EXPECT_EQ(client.Post(kChat, {{"messages", Json::array({message, message, message})}}).param(),
+            "messages");
+}
+
+TEST(Limits, Template) {
+  ServerOptions options;
+  options.template_limits.steps = 100;
+  FakeEngine::Settings settings;
+  settings.chat_template = "{% for i in range(100000) %}x{% endfor %}";
+  TestServer s(options, settings);
+  EXPECT_EQ(s.Post(kChat, ChatBody("x")).status, 400);
+  EXPECT_EQ(s.Get("/health").status, 200);
+}
+
+TEST(Limits, Queue) {
+  FakeEngine::Settings settings;
+  settings.max_queue = 2;
+  TestServer s({}, settings);
+  s.engine.Pause(true);
+  TestClient waiting(s.port());
+  waiting.Send(RequestText("POST", kChat, Dump(ChatBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  const TestResponse full = s.Post(kChat, ChatBody("x", {{"n", 2}}));
+  EXPECT_EQ(full.status, 429);
+  EXPECT_EQ(full.headers.at("retry-after"), "1");
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));  // the half that had been taken
+  s.engine.Pause(false);
+  EXPECT_EQ(waiting.Read().status, 200);
+}
+
+TEST(Limits, QueueTokens) {
+  ServerOptions options;
+  options.queue_tokens = 100;
+  TestServer s(options);
+  s.engine.Pause(true);
+  TestClient waiting(s.port());
+  waiting.Send(RequestText("POST", kCompletions, Dump(PromptBody(std::string(80, 'x')))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  EXPECT_EQ(s.Post(kCompletions, PromptBody(std::string(80, 'x'))).status, 429);
+  s.engine.Pause(false);
+  EXPECT_EQ(waiting.Read().status, 200);
+  EXPECT_EQ(s.Post(kCompletions, PromptBody(std::string(80, 'x'))).status, 200);
+}
+
+TEST(Limits, Connections) {
+  ServerOptions options;
+  options.connections = 1;
+  TestServer s(options);
+  TestClient first(s.port());
+  EXPECT_EQ(first.Get("/health").status, 200);
+  TestClient second(s.port());
+  const TestResponse r = second.Read();
+  EXPECT_EQ(r.status, 503);
+  EXPECT_EQ(r.json()["error"]["code"], "too_many_connections");
+  EXPECT_EQ(first.Get("/health").status, 200);
+}
+
+TEST(Limits, SlowClients) {
+  ServerOptions options;
+  options.header_time = options.body_time = options.idle_time = milliseconds(50);
+  TestServer s(options);
+  TestClient idle(s.port());
+  EXPECT_TRUE(idle.WaitForClose());
+  TestClient header(s.port());
+  header.Send("GET /health HTT");
+  EXPECT_EQ(header.Read().status, 408);
+  TestClient body(s.port());
+  body.Send("POST /tokenize HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{");
+  EXPECT_EQ(body.Read().status, 408);
+  EXPECT_TRUE(body.WaitForClose());
+}
+
+TEST(Limits, RequestTime) {
+  ServerOptions options;
+  options.request_time = milliseconds(50);
+  options.keepalive_time = milliseconds(5);
+  TestServer s(options);
+  s.engine.Pause(true);
+  EXPECT_EQ(s.Post(kChat, ChatBody("x")).status, 504);
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));
+  const TestResponse stream = s.Post(kChat, ChatBody("x", {{"stream", true}}));
+  EXPECT_EQ(stream.status, 200);  // a comment had begun it
+  EXPECT_NE(stream.events()[0].find("\"error\""), std::string::npos);
+  EXPECT_EQ(stream.events().back(), "[DONE]");
+  EXPECT_TRUE(s.engine.WaitForCancelled(2));
+}
+
+TEST(Connection, MalformedRequests) {
+  TestServer s;
+  for (const char* bytes :
+       {"nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET\x01/ HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nNo colon\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"}) {
+    TestClient client(s.port());
+    client.Send(bytes);
+    EXPECT_EQ(client.Read().status, 400) << bytes;
+    EXPECT_TRUE(client.WaitForClose());
+  }
+  EXPECT_EQ(s.Get("/health").status, 200);
+}
+
+TEST(Connection, PipelinedRequestsAreAnsweredInOrder) {
+  TestServer s;
+  TestClient client(s.port());
+  client.Send(RequestText("POST", kCompletions, Dump(PromptBody("x", {{"max_tokens", 5}}))) +
+              RequestText("GET", "/version", "") +
+              RequestText("POST", kCompletions,
+                          Dump(PromptBody("x", {{"max_tokens", 1}, {"stream", true}}))) +
+              RequestText("GET", "/live", ""));
+  EXPECT_EQ(client.Read().json()["usage"]["completion_tokens"], 5);
+  EXPECT_TRUE(client.Read().json().contains("version"));
+  EXPECT_EQ(client.Read().events().back(), "[DONE]");
+  EXPECT_EQ(client.Read().json()["status"], "ok");
+}
+
+TEST(Connection, PipelinedWhileTheFirstIsWorkedOn) {
+  TestServer s;
+  s.engine.Pause(true);
+  TestClient client(s.port());
+  client.Send(RequestText("POST", kCompletions, Dump(PromptBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  client.Send(RequestText("GET", "/version", ""));
+  s.engine.Pause(false);
+  EXPECT_TRUE(client.Read().json().contains("choices"));
+  EXPECT_TRUE(client.Read().json().contains("version"));
+}
+
+TEST(Connection, KeepAliveAndClose) {
+  TestServer s;
+  TestClient client(s.port());
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(client.Get("/health").status, 200);
+  EXPECT_EQ(client.Get("/health", "Connection: close\r\n").headers.at("connection"), "close");
+  EXPECT_TRUE(client.WaitForClose());
+  TestClient old(s.port());
+  old.Send("POST " + std::string(kCompletions) +
+           " HTTP/1.0\r\nContent-Length: 29\r\n\r\n{\"prompt\":\"x\", \"stream\":true}");
+  EXPECT_EQ(old.Read().events().back(), "[DONE]");  // no chunks before HTTP/1.1
+}
+
+TEST(Connection, ExpectContinue) {
+  TestServer s;
+  TestClient client(s.port());
+  const std::string body = Dump(PromptBody("x"));
+  client.Send("POST " + std::string(kCompletions) +
+              " HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: " +
+              std::to_string(body.size()) + "\r\n\r\n");
+  EXPECT_EQ(client.Read().status, 100);
+  client.Send(body);
+  EXPECT_EQ(client.Read().status, 200);
+}
+
+TEST(Connection, LeavingEndsTheRequest) {
+  TestServer s;
+  s.engine.Pause(true);
+  int count = 0;
+  for (const bool stream : {false, true}) {
+    TestClient client(s.port());
+    client.Send(RequestText("POST", kChat, Dump(ChatBody("x", {{"stream", stream}, {"n", 2}}))));
+    count += 2;
+    ASSERT_TRUE(s.engine.WaitForSubmitted(count));
+    client.Close();  // before the first token
+    EXPECT_TRUE(s.engine.WaitForCancelled(count)) << stream;
+  }
+  EXPECT_TRUE(s.engine.WaitUntilIdle());
+  const std::string metrics = s.Get("/metrics").body;
+  EXPECT_NE(metrics.find("finished_reason=\"abort\"} 4"), std::string::npos) << metrics;
+}
+
+TEST(Connection, LeavingInTheMiddleOfAStream) {
+  FakeEngine::Settings settings;
+  settings.max_context = 100'000'000;
+  ServerOptions options;
+  options.stream_buffer = size_t{1} << 30;  // the fake engine outruns any client
+  TestServer s(options, settings);
+  TestClient client(s.port());
+  client.Send(RequestText(
+      "POST", kChat,
+      Dump(ChatBody("x", {{"stream", true}, {"ignore_eos", true}, {"max_tokens", 1'000'000}}))));
+  ASSERT_TRUE(client.ReadUntil("\"content\""));
+  client.Close();
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));
+}
+
+TEST(Connection, ClientThatDoesNotReadIsDropped) {
+  ServerOptions options;
+  options.stream_buffer = 20000;
+  FakeEngine::Settings settings;
+  settings.max_context = 100'000'000;
+  TestServer s(options, settings);
+  TestClient client(s.port());
+  client.Send(RequestText(
+      "POST", kChat,
+      Dump(ChatBody("x", {{"stream", true}, {"ignore_eos", true}, {"max_tokens", 50'000'000}}))));
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));
+}
+
+TEST(Connection, SilentStreamsAreKeptAlive) {
+  ServerOptions options;
+  options.keepalive_time = milliseconds(5);
+  TestServer s(options);
+  s.engine.Pause(true);
+  TestClient client(s.port());
+  client.Send(RequestText("POST", kChat, Dump(ChatBody("x", {{"stream", true}}))));
+  EXPECT_TRUE(client.ReadUntil(": keep-alive"));
+  s.engine.Pause(false);
+  EXPECT_EQ(client.Read().events().back(), "[DONE]");
+}
+
+TEST(Shutdown, DrainLetsRequestsEnd) {
+  TestServer s;
+  s.engine.Pause(true);
+  TestClient client(s.port()), idle(s.port());
+  ASSERT_EQ(idle.Get("/health").status, 200);
+  client.Send(RequestText("POST", kChat, Dump(ChatBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  bool whole = false;
+  std::thread drain([&] { whole = s.server->Drain(milliseconds(10'000)); });
+  EXPECT_TRUE(idle.WaitForClose());
+  s.engine.Pause(false);
+  const TestResponse r = client.Read();
+  EXPECT_EQ(r.status, 200);
+  EXPECT_EQ(r.headers.at("connection"), "close");
+  client.Close();
+  drain.join();
+  EXPECT_TRUE(whole);
+}
+
+TEST(Shutdown, DrainAbortsWhatTakesTooLong) {
+  TestServer s;
+  s.engine.Pause(true);
+  TestClient client(s.port());
+  client.Send(RequestText("POST", kChat, Dump(ChatBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  EXPECT_FALSE(s.server->Drain(milliseconds(20)));
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));
+  EXPECT_TRUE(client.WaitForClose());
+}
+
+TEST(Shutdown, EngineMayTalkAfterTheServerIsGone) {
+  TestServer s;
+  s.engine.Pause(true);
+  TestClient client(s.port());
+  client.Send(RequestText("POST", kChat, Dump(ChatBody("x", {{"n", 4}}))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(4));
+  s.server.reset();
+  s.engine.Pause(false);
+  EXPECT_TRUE(s.engine.WaitUntilIdle());
+}
+
+TEST(Startup, Errors) {
+  TestServer s;
+  ServerOptions options;
+  options.port = s.port();
+  const auto taken = Server::Start(options, nullptr);
+  EXPECT_NE(taken.status().message().find(std::to_string(s.port())), std::string::npos);
+  options.port = 0;
+  options.chat_template = "{% if %}";
+  EXPECT_FALSE(Server::Start(options, nullptr).ok());
+  options.chat_template = "";
+  options.host = "no.such.host.invalid";
+  EXPECT_NE(Server::Start(options, nullptr).status().message().find("--host"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace lserve

@@ -271,6 +271,7 @@ TEST(Connection, LeavingInTheMiddleOfAStream) {
       "POST", kChat,
       Dump(ChatBody("x", {{"stream", true}, {"ignore_eos", true}, {"max_tokens", 1'000'000}}))));
   ASSERT_TRUE(client.ReadUntil("\"content\""));
+  s.engine.Pause(true);
   client.Close();
   EXPECT_TRUE(s.engine.WaitForCancelled(1));
 }

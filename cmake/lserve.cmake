@@ -16,8 +16,9 @@ endif()
 if(LSERVE_FUZZ)
   target_compile_options(lserve_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
-find_program(MOLD mold)
-if(MOLD AND NOT LSERVE_SANITIZE)
+include(CheckLinkerFlag)
+check_linker_flag(CXX -fuse-ld=mold LSERVE_MOLD)  # g++ 11 does not know it, installed or not
+if(LSERVE_MOLD AND NOT LSERVE_SANITIZE)
   add_link_options(-fuse-ld=mold)
 endif()
 

@@ -152,7 +152,7 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->capture_default_str()
       ->group("Scheduling");
   app->add_flag("--deterministic", engine.deterministic,
-                text("answers do not depend on what else runs"))
+                text("answers do not depend on what else runs (on a CPU they never do)"))
       ->group("Scheduling");
   app->add_option("--seed", engine.seed, text("for requests without one; 0: from the system"))
       ->capture_default_str()

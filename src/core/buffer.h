@@ -7,6 +7,10 @@
 
 namespace lserve {
 
+// Zeroed and page aligned; null when there is not enough. REQUIRES: size > 0.
+std::byte* MapMemory(size_t size);
+void UnmapMemory(std::byte* data, size_t size);
+
 // Owns `size` bytes, zero when made. Movable. Not resizable: make a new one.
 class Buffer {
  public:

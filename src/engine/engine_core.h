@@ -8,6 +8,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/buffer.h"
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"

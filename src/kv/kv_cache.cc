@@ -26,10 +26,12 @@ int64_t PageBytes(const KvCacheConfig& config, HeadClass cls) {
 struct KvCache::Pool {
   explicit Pool(int64_t pages) : ids(pages) {}
   PagePool ids;
-  Buffer bytes, stats;
+  Block bytes, stats;
   std::vector<int64_t> layer_offset, stats_offset;  // bytes from the start
   std::vector<int64_t> page_bytes, stats_bytes;     // of one page in one layer
   std::vector<int32_t> table;                       // [slot][max_blocks]
+  Block mirror;                                     // of `table`, unless memory is the host's
+  std::vector<bool> changed;                        // by slot: the mirror is out of date
 };
 
 KvCache::KvCache(KvCacheConfig config)
@@ -38,6 +40,7 @@ KvCache::KvCache(KvCacheConfig config)
       released_begin_(slot_used_.size()),
       released_end_(slot_used_.size()) {
   CHECK(config_.stats.dim == config_.codec.dim());
+  if (config_.memory == nullptr) config_.memory = &HostMemory();
   for (HeadClass cls : kClasses) {
     auto pool = std::make_shared<Pool>(total_pages(cls));
     int64_t bytes = 0, stats = 0;
@@ -51,10 +54,13 @@ KvCache::KvCache(KvCacheConfig config)
       bytes += pool->page_bytes.back() * total_pages(cls);
       stats += pool->stats_bytes.back() * total_pages(cls);
     }
-    pool->bytes = Buffer(static_cast<size_t>(bytes));
-    pool->stats = Buffer(static_cast<size_t>(stats));
+    pool->bytes = Block(config_.memory, static_cast<size_t>(bytes));
+    pool->stats = Block(config_.memory, static_cast<size_t>(stats));
     pool->table.assign(
         static_cast<size_t>(config_.max_slots) * static_cast<size_t>(config_.max_blocks), kNoPage);
+    if (!config_.memory->host())
+      pool->mirror = Block(config_.memory, pool->table.size() * sizeof(int32_t));
+    pool->changed.assign(slot_used_.size(), true);
     pools_[static_cast<int>(cls)] = std::move(pool);
   }
 }
@@ -68,32 +74,25 @@ int KvCache::AllocateSlot() {
   return static_cast<int>(slot);
 }
 
-int32_t KvCache::NewPage(HeadClass cls) {
+int32_t& KvCache::Entry(HeadClass cls, int slot, int block) {
   Pool& p = pool(cls);
-  const int32_t page = p.ids.Allocate();
-  if (HasStats(cls)) {
-    const size_t slice = config_.stats.slice_bytes();
-    for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-      std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
-      for (int h = 0; h < config_.layers[layer].count(cls); ++h)
-        config_.stats.Reset(reinterpret_cast<uint16_t*>(stats + static_cast<size_t>(h) * slice));
-    }
-  }
-  return page;
+  p.changed[static_cast<size_t>(slot)] = true;
+  return p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+                 static_cast<size_t>(block)];
 }
 
 void KvCache::DropPage(HeadClass cls, int slot, int block) {
   Pool& p = pool(cls);
-  int32_t& entry = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
-                           static_cast<size_t>(block)];
-  if (entry == kNoPage) return;
-  if (p.ids.DropOwner(entry) && config_.poison_freed) {
+  const int32_t page = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+                               static_cast<size_t>(block)];
+  if (page == kNoPage) return;
+  if (p.ids.DropOwner(page) && config_.poison_freed) {
     for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-      std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + entry * p.page_bytes[layer];
-      std::fill_n(bytes, p.page_bytes[layer], std::byte{0xff});
+      std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
+      config_.memory->Fill(bytes, std::byte{0xff}, static_cast<size_t>(p.page_bytes[layer]));
     }
   }
-  entry = kNoPage;
+  Entry(cls, slot, block) = kNoPage;
 }
 
 void KvCache::FreeSlot(int slot) {
@@ -121,11 +120,11 @@ bool KvCache::Extend(int slot, int len) {
     if (PagesNeeded(slot, len, cls) > pool(cls).ids.free()) return false;
   const size_t s = static_cast<size_t>(slot);
   for (HeadClass cls : kClasses) {
-    int32_t* row = pool(cls).table.data() + static_cast<int64_t>(slot) * config_.max_blocks;
+    const int32_t* row = pool(cls).table.data() + static_cast<int64_t>(slot) * config_.max_blocks;
     for (int b = 0; b < Blocks(len); ++b) {
       const bool released =
           cls == HeadClass::kStreaming && b >= released_begin_[s] && b < released_end_[s];
-      if (row[b] == kNoPage && !released) row[b] = NewPage(cls);
+      if (row[b] == kNoPage && !released) Entry(cls, slot, b) = pool(cls).ids.Allocate();
     }
   }
   return true;
@@ -152,12 +151,15 @@ SwappedPages KvCache::SwapOut(int slot) {
       if (page == kNoPage) continue;
       out.blocks[static_cast<int>(cls)].push_back(b);
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        const std::byte* bytes =
-            p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
-        out.bytes.insert(out.bytes.end(), bytes, bytes + p.page_bytes[layer]);
-        const std::byte* stats =
-            p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
-        out.bytes.insert(out.bytes.end(), stats, stats + p.stats_bytes[layer]);
+        const auto append = [&](const std::byte* from, int64_t size) {
+          out.bytes.resize(out.bytes.size() + static_cast<size_t>(size));
+          config_.memory->CopyOut(out.bytes.data() + out.bytes.size() - size, from,
+                                  static_cast<size_t>(size));
+        };
+        append(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
+               p.page_bytes[layer]);
+        append(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
+               p.stats_bytes[layer]);
       }
       DropPage(cls, slot, b);
     }
@@ -174,15 +176,16 @@ bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
     Pool& p = pool(cls);
     for (int32_t b : pages.blocks[static_cast<int>(cls)]) {
       const int32_t page = p.ids.Allocate();
-      p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
-              static_cast<size_t>(b)] = page;
+      Entry(cls, slot, b) = page;
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
-        std::copy_n(from, p.page_bytes[layer], bytes);
-        from += p.page_bytes[layer];
-        std::byte* stats = p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer];
-        std::copy_n(from, p.stats_bytes[layer], stats);
-        from += p.stats_bytes[layer];
+        const auto restore = [&](std::byte* to, int64_t size) {
+          config_.memory->CopyIn(to, from, static_cast<size_t>(size));
+          from += size;
+        };
+        restore(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
+                p.page_bytes[layer]);
+        restore(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
+                p.stats_bytes[layer]);
       }
     }
   }
@@ -215,10 +218,24 @@ KvView KvCache::View(int layer) const {
       out.stats = reinterpret_cast<uint16_t*>(p.stats.data() + p.stats_offset[l]);
       out.stats_page_elements = p.stats_bytes[l] / 2;
     }
-    out.table = p.table.data();
+    out.table = config_.memory->host() ? p.table.data() : p.mirror.as<int32_t>();
     out.table_stride = config_.max_blocks;
   }
   return view;
+}
+
+void KvCache::UploadTables() {
+  if (config_.memory->host()) return;
+  const size_t row = static_cast<size_t>(config_.max_blocks);
+  for (HeadClass cls : kClasses) {
+    Pool& p = pool(cls);
+    for (size_t slot = 0; slot < p.changed.size(); ++slot) {
+      if (!p.changed[slot]) continue;
+      config_.memory->CopyIn(p.mirror.data() + slot * row * sizeof(int32_t),
+                             p.table.data() + slot * row, row * sizeof(int32_t));
+      p.changed[slot] = false;
+    }
+  }
 }
 
 int64_t KvCache::free_pages(HeadClass cls) const { return pool(cls).ids.free(); }

@@ -4,7 +4,10 @@
 // tokens and, of the streaming pool, only what its window still needs. Pages are reference-counted:
 // a page with more than one owner is never written.
 //
-// One thread (the engine's). Memory is reserved at once and committed when first touched.
+// Pages lie in a Memory of the backend's choice; the tables' master copy is on the host, and a
+// device reads a mirror that UploadTables refreshes.
+//
+// One thread (the engine's).
 #pragma once
 
 #include <cstdint>
@@ -12,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "core/buffer.h"
+#include "core/memory.h"
 #include "core/status.h"
 #include "plan/head_map.h"
 #include "plan/kv_codec.h"
@@ -28,6 +31,7 @@ struct KvCacheConfig {
   int max_blocks = 0;         // longest sequence, in blocks
   int64_t pages[2] = {0, 0};  // by HeadClass; pages of a class that no layer has take no memory
   bool poison_freed = false;  // fill freed pages with NaN, so that reading one shows (tests)
+  Memory* memory = nullptr;   // of the pages; null: the host's. Must outlive the cache
 };
 
 // Bytes of one page over all layers, statistics included.
@@ -42,6 +46,7 @@ struct SwappedPages {
 
 class KvCache {
  public:
+  // Throws std::bad_alloc when the memory does not hold the pools.
   explicit KvCache(KvCacheConfig config);
 
   // -1 when all slots are taken.
@@ -49,9 +54,8 @@ class KvCache {
   // Gives back the slot and all its pages.
   void FreeSlot(int slot);
 
-  // Makes sure that the slot has pages for tokens [0, len) that are not released, in both pools;
-  // statistics of new pages are reset. False, and nothing changed, when a pool has too few free
-  // pages.
+  // Makes sure that the slot has pages for tokens [0, len) that are not released, in both pools.
+  // False, and nothing changed, when a pool has too few free pages.
   bool Extend(int slot, int len);
   // Pages that Extend would take from a pool.
   int64_t PagesNeeded(int slot, int len, HeadClass cls) const;
@@ -62,7 +66,11 @@ class KvCache {
   // False, and nothing changed, when there are too few pages.
   bool SwapIn(int slot, const SwappedPages& pages);
 
+  // Pointers are the memory's: on a device only its kernels may follow them, tables included.
   KvView View(int layer) const;
+  // Brings the device's tables up to date; nothing to do on the host. Call before work that reads
+  // them is launched.
+  void UploadTables();
   const KvCacheConfig& config() const { return config_; }
   int64_t free_pages(HeadClass cls) const;
   int64_t total_pages(HeadClass cls) const { return config_.pages[static_cast<int>(cls)]; }
@@ -74,7 +82,7 @@ class KvCache {
  private:
   struct Pool;
   Pool& pool(HeadClass cls) const { return *pools_[static_cast<int>(cls)]; }
-  int32_t NewPage(HeadClass cls);
+  int32_t& Entry(HeadClass cls, int slot, int block);  // marks the slot's row as changed
   void DropPage(HeadClass cls, int slot, int block);
 
   KvCacheConfig config_;

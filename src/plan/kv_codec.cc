@@ -165,9 +165,10 @@ void KeyStats::Reset(uint16_t* stats) const {
 void KeyStats::Fold(const float* key, int token, uint16_t* stats) const {
   uint16_t* low = stats + token / logical_tokens * 2 * dim;
   uint16_t* high = low + dim;
+  const bool first = token % logical_tokens == 0;
   for (int c = 0; c < dim; ++c) {
-    if (key[c] < FromBf16(low[c])) low[c] = ToBf16Down(key[c]);
-    if (key[c] > FromBf16(high[c])) high[c] = ToBf16Up(key[c]);
+    if (first || key[c] < FromBf16(low[c])) low[c] = ToBf16Down(key[c]);
+    if (first || key[c] > FromBf16(high[c])) high[c] = ToBf16Up(key[c]);
   }
 }
 

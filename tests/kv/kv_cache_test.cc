@@ -143,8 +143,8 @@ TEST(KvCache, SlicesDoNotOverlap) {
   EXPECT_EQ(cache.View(0).Stats(a, 0, 4), nullptr);
 }
 
-// A page that comes from another owner has empty statistics, and its bytes are NaN when freed.
-TEST(KvCache, NewPagesHaveEmptyStatisticsAndFreedPagesArePoisoned) {
+// Freed bytes are NaN, and what another owner left in the statistics ends with the first token.
+TEST(KvCache, FreedPagesArePoisonedAndTheirStatisticsBeginAnew) {
   KvCacheConfig config = Config();
   config.codec = KvCodec(KvType::kKv16, KvType::kKv16, 16);
   KvCache cache(config);
@@ -154,17 +154,19 @@ TEST(KvCache, NewPagesHaveEmptyStatisticsAndFreedPagesArePoisoned) {
   std::vector<float> key(16, 3.0f);
   std::byte* slice = view.Slice(slot, 2, 0);
   uint16_t* stats = view.Stats(slot, 2, 0);
-  view.codec.EncodeK(key.data(), 5, slice);
-  view.stats.Fold(key.data(), 5, stats);
+  view.codec.EncodeK(key.data(), 0, slice);
+  view.stats.Fold(key.data(), 0, stats);
   EXPECT_EQ(FromBf16(stats[0]), 3.0f);
   cache.FreeSlot(slot);
-  view.codec.DecodeK(slice, 5, key.data());
+  view.codec.DecodeK(slice, 0, key.data());
   for (float x : key) EXPECT_TRUE(std::isnan(x));
   ASSERT_EQ(cache.AllocateSlot(), slot);
   ASSERT_TRUE(cache.Extend(slot, 64));
   ASSERT_EQ(view.Stats(slot, 2, 0), stats) << "the same page again";
-  EXPECT_EQ(stats[0], 0x7f80);
-  EXPECT_EQ(stats[16], 0xff80);
+  std::fill(key.begin(), key.end(), 1.0f);
+  view.stats.Fold(key.data(), 0, stats);
+  EXPECT_EQ(FromBf16(stats[0]), 1.0f);
+  EXPECT_EQ(FromBf16(stats[16]), 1.0f);
 }
 
 TEST(KvCache, SwapKeepsBytesStatisticsAndHoles) {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 #include "cli/pull.h"
@@ -15,6 +16,13 @@ namespace fs = std::filesystem;
 constexpr const char* kNamed[] = {"smollm2-135m-longctx", "smollm2-135m", "qwen2.5-coder-0.5b",
                                   "qwen2.5-coder-1.5b"};
 
+// The Python that has pip and numpy: the distribution's own, which ./quickstart equips, whatever
+// else PATH holds.
+std::string Python() {
+  if (const char* named = std::getenv("LSERVE_PYTHON"); named && *named) return named;
+  return fs::exists("/usr/bin/python3") ? "/usr/bin/python3" : "python3";
+}
+
 // Runs the script that builds default models from the package index; its last line is the path.
 Result<std::string> Fetch(const std::string& name) {
   const std::string script =
@@ -22,7 +30,7 @@ Result<std::string> Fetch(const std::string& name) {
   if (!fs::exists(script))
     return NotFound("model '{}' is not here, and {} that would fetch it is not either", name,
                     script);
-  std::FILE* pipe = popen(("python3 '" + script + "' " + name).c_str(), "r");
+  std::FILE* pipe = popen(("'" + Python() + "' '" + script + "' " + name).c_str(), "r");
   if (pipe == nullptr) return Internal("{} could not be started", script);
   std::string output;
   std::array<char, 4096> buffer;
@@ -31,7 +39,11 @@ Result<std::string> Fetch(const std::string& name) {
   const int status = pclose(pipe);
   while (!output.empty() && output.back() == '\n') output.pop_back();
   const std::string path = output.substr(output.rfind('\n') + 1);
-  if (status != 0 || path.empty()) return Unavailable("fetching model '{}' failed", name);
+  if (status != 0 || path.empty())
+    return Unavailable(
+        "fetching model '{}' failed: {} {} (needs pip and numpy; LSERVE_PYTHON names another "
+        "Python)",
+        name, Python(), script);
   return path;
 }
 

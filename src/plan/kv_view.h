@@ -10,8 +10,6 @@
 
 namespace lserve {
 
-inline constexpr int32_t kNoPage = -1;  // table entry of a block that is released or not there yet
-
 // One pool as one layer sees it. A page id names the same slot in every layer.
 struct PoolView {
   std::byte* pages = nullptr;       // [page][rank][slice bytes]

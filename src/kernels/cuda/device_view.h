@@ -3,8 +3,6 @@
 // device memory.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 #include <cstdint>
 

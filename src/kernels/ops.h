@@ -101,7 +101,8 @@ class Ops {
   virtual void Attention(const AttentionArgs& args) = 0;
 };
 
-// backend: "ref" or "cpu"; the error lists them. The pool must outlive the Ops.
+// backend: "ref", "cpu" or "cuda" (host matrices, for tests); the error lists them. The pool must
+// outlive the Ops.
 Result<std::unique_ptr<Ops>> MakeOps(const std::string& backend, ThreadPool* pool);
 
 }  // namespace lserve

@@ -114,7 +114,7 @@ const std::vector<Piece> kPieces = {{2, 0, 130}, {0, 37, 101}, {1, 63, 66}};
 TEST_P(AppendTest, StoresWhatTheCodecSays) {
   const AppendCase& c = GetParam();
   const Inputs original(c, kPieces);
-  for (const char* backend : testing::kBackends) {
+  for (const char* backend : testing::Backends()) {
     Ops* ops = Find(backend);
     if (!ops) continue;
     const bool exact = std::string(backend) == "ref";
@@ -168,7 +168,7 @@ TEST_P(AppendTest, StoresWhatTheCodecSays) {
 // Any cut of the same tokens into calls, and any number of threads, stores the same bytes.
 TEST_P(AppendTest, ChunksDoNotMatter) {
   const AppendCase& c = GetParam();
-  for (const char* backend : testing::kBackends) {
+  for (const char* backend : testing::Backends()) {
     Ops* ops = Find(backend);
     if (!ops) continue;
     Inputs whole(c, kPieces);

@@ -11,7 +11,8 @@
 // and the case's tolerance (10 sqrt(2) u) multiplies it. In lse = log sum exp(score) the error of q
 // does not average out, as all keys share it: its unit is sqrt(sum_i (scale q_i sum_j p_j k_ij)^2),
 // to which those of k and p are added as above. To that comes float arithmetic, 2e-5 of sum_j p_j
-// |v_jc|. For a softmax over few keys this is about 1e-2 of a value.
+// |v_jc|, and on `cuda`, whose results are bfloat16, their rounding. For a softmax over few keys
+// this is about 1e-2 of a value.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -156,7 +157,7 @@ TEST_P(AttentionTest, MatchesMaskedSoftmax) {
 
   std::map<std::string, Output> outputs;
   std::map<std::string, Worst> worst;
-  for (const char* backend : testing::kBackends)
+  for (const char* backend : testing::Backends())
     if (Ops* ops = Find(backend)) outputs.emplace(backend, Attend(*ops, problem));
 
   std::map<std::pair<int, int>, Stored> stored;
@@ -174,10 +175,12 @@ TEST_P(AttentionTest, MatchesMaskedSoftmax) {
           const bool wide = backend == "ref";
           const std::string where = fmt::format("{} row {} head {}", backend, row, h);
           for (int d = 0; d < c.dim; ++d)
-            worst[backend].Add(output.out.Row(row)[h * c.dim + d], e.out[d],
-                               wide ? 6e-8 * std::abs(e.out[d]) + 1e-10 * e.mass[d]
-                                    : c.tolerance * e.noise[d] + 2e-5 * e.mass[d],
-                               where);
+            worst[backend].Add(
+                output.out.Row(row)[h * c.dim + d], e.out[d],
+                wide ? 6e-8 * std::abs(e.out[d]) + 1e-10 * e.mass[d]
+                     : c.tolerance * e.noise[d] + 2e-5 * e.mass[d] +
+                           (testing::IsCuda(backend) ? 0x1p-8 * std::abs(e.out[d]) : 0),
+                where);
           worst[backend].Add(output.lse[static_cast<size_t>(row) * c.q_heads() + h], e.lse,
                              wide ? 6e-8 * std::abs(e.lse) + 1e-10
                                   : c.tolerance * e.lse_noise + 2e-5 * (1 + std::abs(e.lse)),
@@ -198,7 +201,7 @@ TEST_P(AttentionTest, MatchesMaskedSoftmax) {
 
 // The same bits again, on any number of threads, and for each tile alone as in the whole batch.
 TEST_P(AttentionTest, IsDeterministic) {
-  for (const char* backend : testing::kBackends) {
+  for (const char* backend : testing::Backends()) {
     AttnProblem problem(GetParam());
     Ops* ops = Find(backend);
     if (!ops) continue;
@@ -224,9 +227,9 @@ TEST_P(AttentionTest, IsDeterministic) {
 // A query's bits do not depend on which queries share its tile.
 TEST_P(RuleAttentionTest, TileBordersDoNotMatter) {
   const AttnCase& c = GetParam();
-  for (const char* backend : testing::kBackends) {
+  for (const char* backend : testing::Backends()) {
     Ops* ops = Find(backend);
-    if (!ops) continue;
+    if (!ops || testing::IsCuda(backend)) continue;  // its decode and prefill kernels differ
     AttnProblem problem(c);
     const Output whole = Attend(*ops, problem);
     for (int q_tile : {1, 5, 32}) {
@@ -254,7 +257,7 @@ TEST_P(DenseAttentionTest, SparseEqualsDenseWhenTheListCoversEverything) {
   }
   const AttnPlan cut{problem.plan().shape, tiles, runs};
   ASSERT_TRUE(Validate(cut).ok()) << Validate(cut).ToString();
-  for (const char* backend : testing::kBackends)
+  for (const char* backend : testing::Backends())
     if (Ops* ops = Find(backend)) {
       const Output dense = Attend(*ops, problem), sparse = Attend(*ops, problem, cut);
       EXPECT_TRUE(Same(dense, sparse)) << backend;

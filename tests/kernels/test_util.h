@@ -9,11 +9,21 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device.h"
 #include "kernels/ops.h"
 
 namespace lserve::testing {
 
-inline constexpr const char* kBackends[] = {"ref", "cpu"};
+// The GPU's backend is among them where there is one (CudaTest.RunsHere says so).
+inline const std::vector<const char*>& Backends() {
+  static const std::vector<const char*> all = [] {
+    std::vector<const char*> names = {"ref", "cpu"};
+    if (OpenDevice(0).ok()) names.push_back("cuda");
+    return names;
+  }();
+  return all;
+}
+inline bool IsCuda(const std::string& backend) { return backend == "cuda"; }
 
 // A backend with threads of its own.
 class Backend {

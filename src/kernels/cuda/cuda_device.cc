@@ -1,0 +1,238 @@
+// The Device of the CUDA backend: one stream, the kernels' launchers, cuBLASLt, graphs.
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/gemm/matmul.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/device.h"
+#include "kernels/device_abi.h"
+
+namespace lserve::cuda {
+namespace {
+
+constexpr int kMarks = 64;
+constexpr size_t kBounce = size_t{4} << 20;
+
+class CudaDevice : public Device {
+ public:
+  // An empty string, or why not.
+  std::string Open(int index);
+  ~CudaDevice() override;
+
+  DeviceInfo info() const override {
+    DeviceInfo out = info_;
+    cudaMemGetInfo(&out.free_bytes, &out.total_bytes);
+    return out;
+  }
+
+  Status Supports(const KvCodec& codec, int group) const override {
+    if (codec.k_type() == KvType::kKv32 || codec.v_type() == KvType::kKv32)
+      return Unsupported("backend cuda: --kv kv32 (use kv16, kv8 or kv4, or --backend ref)");
+    if (codec.dim() != 64 && codec.dim() != 128)
+      return Unsupported(
+          "backend cuda: head dimension {} (there are kernels for 64 and 128; use "
+          "--backend cpu)",
+          codec.dim());
+    if (group > 64)
+      return Unsupported("backend cuda: {} query heads a KV head (at most 64; use --backend cpu)",
+                         group);
+    return Ok();
+  }
+
+  int PrefillTile(int dim, int group) const override { return cuda::PrefillTile(dim, group); }
+  size_t PrefillWorkspace(int num_tiles, const PlanShape& shape) const override {
+    return cuda::PrefillWorkspace(num_tiles, shape);
+  }
+  size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim) const override {
+    return cuda::DecodeWorkspace(num_tiles, shape, dim);
+  }
+  size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks) const override {
+    return cuda::SelectWorkspace(num_rows, q_heads, max_blocks);
+  }
+
+  std::byte* Allocate(size_t bytes) override {
+    void* data = nullptr;
+    if (cudaMalloc(&data, bytes) != cudaSuccess) {
+      cudaGetLastError();  // not a failure of the device
+      return nullptr;
+    }
+    cudaMemsetAsync(data, 0, bytes, stream_);
+    return static_cast<std::byte*>(data);
+  }
+  void Free(std::byte* data, size_t) override { cudaFree(data); }
+  void CopyIn(std::byte* to, const void* from, size_t bytes) override {
+    if (!Ready()) return;
+    // From pageable memory the driver stages the bytes before it returns.
+    Note("copy to the device", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
+  }
+  void CopyOut(void* to, const std::byte* from, size_t bytes) override;
+  void Fill(std::byte* to, std::byte value, size_t bytes) override {
+    if (Ready()) Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
+  }
+
+  void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {
+    if (Ready()) Note("embed", LaunchEmbed(table, ids, rows, cols, out, stream_));
+  }
+  void RmsNorm(const float* x, const int32_t* from, const float* weight, float eps, int rows,
+               int cols, void* out, bool wide) override {
+    if (Ready())
+      Note("rms_norm", LaunchRmsNorm(x, from, weight, eps, rows, cols, out, wide, stream_));
+  }
+  void Matmul(const MatmulArgs& args) override {
+    if (!Ready()) return;
+    if (std::string failed = matmul_.Run(args, stream_); !failed.empty()) failed_ = failed;
+  }
+  void SiluMul(const uint16_t* gate_up, int rows, int cols, uint16_t* out) override {
+    if (Ready()) Note("silu_mul", LaunchSiluMul(gate_up, rows, cols, out, stream_));
+  }
+  void Append(const AppendLaunch& args) override {
+    if (Ready()) Note("append", LaunchAppend(args, stream_));
+  }
+  void Gather(const GatherLaunch& args) override {
+    if (Ready()) Note("gather", LaunchGather(args, stream_));
+  }
+  void Select(const SelectLaunch& args) override {
+    if (Ready()) Note("select", LaunchSelect(args, stream_));
+  }
+  void DecodePlan(const DecodePlanLaunch& args) override {
+    if (Ready()) Note("decode plan", LaunchDecodePlan(args, stream_));
+  }
+  void Prefill(const PrefillArgs& args) override {
+    if (Ready()) Note("prefill attention", LaunchPrefill(args, stream_));
+  }
+  void Decode(const DecodeArgs& args) override {
+    if (Ready()) Note("decode attention", LaunchDecode(args, stream_));
+  }
+  void Argmax(const float* logits, int rows, int cols, int32_t* best) override {
+    if (Ready()) Note("argmax", LaunchArgmax(logits, rows, cols, best, stream_));
+  }
+  void ToBf16(const float* from, int64_t count, uint16_t* to) override {
+    if (Ready()) Note("to bf16", LaunchToBf16(from, count, to, stream_));
+  }
+  void ToFloat(const uint16_t* from, int64_t count, float* to) override {
+    if (Ready()) Note("to float", LaunchToFloat(from, count, to, stream_));
+  }
+  void SiluMulWide(const float* gate, const float* up, int64_t count, float* out) override {
+    if (Ready()) Note("silu_mul", LaunchSiluMulWide(gate, up, count, out, stream_));
+  }
+  void FillNormal(uint16_t* out, int64_t count, float deviation, uint64_t seed) override {
+    if (Ready()) Note("fill", LaunchFillNormal(out, count, deviation, seed, stream_));
+  }
+
+  void BeginGraph() override {
+    if (Ready())
+      Note("graph capture", cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  }
+  int EndGraph() override;
+  void RunGraph(int graph) override {
+    if (Ready())
+      Note("graph launch", cudaGraphLaunch(graphs_[static_cast<size_t>(graph)], stream_));
+  }
+
+  Status Synchronize() override {
+    if (Ready()) Note("the device's work", cudaStreamSynchronize(stream_));
+    return failed_.empty() ? Ok() : Internal("backend cuda: {}", failed_);
+  }
+  void Mark(int i) override {
+    if (Ready()) Note("event", cudaEventRecord(marks_[i], stream_));
+  }
+  double Elapsed(int begin, int end) override {
+    float ms = 0;
+    if (Ready()) Note("event", cudaEventSynchronize(marks_[end]));
+    if (Ready()) Note("event", cudaEventElapsedTime(&ms, marks_[begin], marks_[end]));
+    return ms;
+  }
+
+ private:
+  bool Ready() const { return failed_.empty(); }
+  void Note(const char* op, cudaError_t error) {
+    if (error != cudaSuccess && failed_.empty())
+      failed_ = std::string(op) + ": " + cudaGetErrorString(error);
+  }
+
+  DeviceInfo info_;
+  cudaStream_t stream_ = nullptr;
+  cuda::Matmul matmul_;
+  std::vector<cudaGraphExec_t> graphs_;
+  cudaEvent_t marks_[kMarks] = {};
+  std::byte* bounce_ = nullptr;  // pinned: copies to pageable memory run at a fraction of the speed
+  std::string failed_;           // the first failure
+};
+
+std::string CudaDevice::Open(int index) {
+  int count = 0;
+  if (const cudaError_t e = cudaGetDeviceCount(&count); e != cudaSuccess)
+    return std::string("no usable NVIDIA driver: ") + cudaGetErrorString(e) +
+           " (CUDA 13 needs driver 580 or newer)";
+  if (index < 0 || index >= count)
+    return "GPU " + std::to_string(index) + ": this machine has " + std::to_string(count);
+  cudaDeviceProp properties;
+  if (const cudaError_t e = cudaGetDeviceProperties(&properties, index); e != cudaSuccess)
+    return std::string("GPU properties: ") + cudaGetErrorString(e);
+  info_.name = properties.name;
+  info_.compute = properties.major * 10 + properties.minor;
+  info_.multiprocessors = properties.multiProcessorCount;
+  if (info_.compute < 80)
+    return info_.name + " has compute capability " + std::to_string(properties.major) + "." +
+           std::to_string(properties.minor) + "; 8.0 is the least that the kernels run on";
+  cudaError_t e = cudaSetDevice(index);
+  if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+  for (cudaEvent_t& mark : marks_)
+    if (e == cudaSuccess) e = cudaEventCreate(&mark);
+  if (e == cudaSuccess) e = cudaMallocHost(reinterpret_cast<void**>(&bounce_), kBounce);
+  if (e != cudaSuccess) return info_.name + ": " + cudaGetErrorString(e);
+  return matmul_.Init();
+}
+
+CudaDevice::~CudaDevice() {
+  if (stream_) cudaStreamSynchronize(stream_);
+  for (cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
+  for (cudaEvent_t mark : marks_)
+    if (mark) cudaEventDestroy(mark);
+  if (bounce_) cudaFreeHost(bounce_);
+  if (stream_) cudaStreamDestroy(stream_);
+}
+
+void CudaDevice::CopyOut(void* to, const std::byte* from, size_t bytes) {
+  for (size_t done = 0; done < bytes && Ready(); done += kBounce) {
+    const size_t size = std::min(kBounce, bytes - done);
+    Note("copy from the device",
+         cudaMemcpyAsync(bounce_, from + done, size, cudaMemcpyDeviceToHost, stream_));
+    if (Ready()) Note("the device's work", cudaStreamSynchronize(stream_));
+    std::memcpy(static_cast<std::byte*>(to) + done, bounce_, size);
+  }
+}
+
+int CudaDevice::EndGraph() {
+  if (!Ready()) return -1;
+  cudaGraph_t graph = nullptr;
+  Note("graph capture", cudaStreamEndCapture(stream_, &graph));
+  cudaGraphExec_t ready = nullptr;
+  if (Ready()) Note("graph", cudaGraphInstantiate(&ready, graph, 0));
+  if (graph) cudaGraphDestroy(graph);
+  if (!Ready()) return -1;
+  graphs_.push_back(ready);
+  return static_cast<int>(graphs_.size()) - 1;
+}
+
+}  // namespace
+}  // namespace lserve::cuda
+
+// The library's only symbols. Null on failure, with the reason in `error`.
+extern "C" __attribute__((visibility("default"))) lserve::Device* lserve_cuda_open(
+    int index, char* error, size_t error_size) {
+  auto device = std::make_unique<lserve::cuda::CudaDevice>();
+  const std::string failed = device->Open(index);
+  if (failed.empty()) return device.release();
+  std::strncpy(error, failed.c_str(), error_size - 1);
+  error[error_size - 1] = 0;
+  return nullptr;
+}
+extern "C" __attribute__((visibility("default"))) int lserve_cuda_abi() {
+  return lserve::kDeviceAbi;
+}

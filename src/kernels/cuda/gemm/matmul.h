@@ -1,0 +1,36 @@
+// Linear layers through cuBLASLt. The first use of a shape asks the library for candidates and, for
+// the shapes of decode and of whole chunks, times them on the spot; later uses look the choice up,
+// so that a captured graph holds the measured one. One thread.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <map>
+#include <string>
+#include <tuple>
+
+#include "kernels/device.h"
+
+namespace lserve::cuda {
+
+class Matmul {
+ public:
+  Matmul() = default;
+  Matmul(const Matmul&) = delete;
+  ~Matmul();
+  // An empty string, or what failed.
+  std::string Init();
+  std::string Run(const MatmulArgs& args, cudaStream_t stream);
+
+ private:
+  struct Choice;
+  using Key = std::tuple<int, int, int, bool, bool>;  // rows, cols, n, wide, accumulate
+  std::string Choose(const MatmulArgs& args, cudaStream_t stream, Choice* choice);
+
+  cublasLtHandle_t handle_ = nullptr;
+  std::byte* workspace_ = nullptr;
+  std::map<Key, Choice*> choices_;
+};
+
+}  // namespace lserve::cuda

@@ -77,9 +77,21 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->check(CLI::IsMember({"stored", "bf16"}))
       ->capture_default_str()
       ->group("Model");
-  app->add_option("--backend", engine.backend,
-                  text("cpu, or ref (plain loops, slow: the reference)"))
-      ->check(CLI::IsMember({"cpu", "ref"}))
+  app->add_option(
+         "--backend,--device", engine.backend,
+         text("auto (cuda where there is a GPU, else cpu), cuda, cpu, or ref (plain loops, "
+              "slow: the reference)"))
+      ->check(CLI::IsMember({"auto", "cuda", "cpu", "ref"}))
+      ->capture_default_str()
+      ->group("Model");
+  app->add_option("--gpu", engine.gpu, text("which GPU"))->capture_default_str()->group("Model");
+  app->add_option("--gpu-memory-utilization", engine.gpu_memory_utilization,
+                  text("share of the GPU's memory for weights, workspace and KV pages"))
+      ->capture_default_str()
+      ->group("KV cache");
+  app->add_option("--random-weights", engine.random_weights,
+                  text("run a shape with random weights on a GPU, for speed work: llama-3-8b, "
+                       "qwen3-8b, qwen2.5-7b, llama-2-7b, minitron-4b"))
       ->capture_default_str()
       ->group("Model");
   app->add_option("-t,--threads", engine.threads, text("compute threads; 0: one a core"))
@@ -89,7 +101,8 @@ void EngineFlags::AddTo(CLI::App* app) {
   app->add_option("--kv", kv, text("KV cache type: kv16, kv8, kv4, or K and V apart as in k8v4"))
       ->capture_default_str()
       ->group("KV cache");
-  app->add_option("--kv-memory", engine.kv_memory_gib, text("GiB for KV pages"))
+  app->add_option("--kv-memory", engine.kv_memory_gib,
+                  text("GiB for KV pages in host memory (not with a GPU)"))
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group("KV cache");
@@ -159,8 +172,10 @@ void EngineFlags::AddTo(CLI::App* app) {
   app->add_option("--max-queue", engine.max_queue, text("requests that may wait"))
       ->capture_default_str()
       ->group("Scheduling");
-  app->add_option("--step-tokens", engine.step_tokens,
-                  text("tokens a step computes at most (prompt chunks included)"))
+  app->add_option(
+         "--step-tokens", engine.step_tokens,
+         text("tokens a step computes at most, prompt chunks included; 0: 512 on a CPU, 8192 "
+              "on a GPU"))
       ->capture_default_str()
       ->group("Scheduling");
   app->add_flag("--deterministic", engine.deterministic,

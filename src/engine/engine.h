@@ -15,10 +15,14 @@
 namespace lserve {
 
 struct EngineOptions {
-  std::string model;            // path
-  std::string backend = "cpu";  // cpu | ref
-  int threads = 0;              // 0: one a core
-  bool weights_bf16 = false;    // convert weights instead of multiplying in their stored type
+  std::string model;             // path
+  std::string backend = "auto";  // auto: cuda where there is a GPU | cuda | cpu | ref
+  int gpu = 0;                   // which one
+  double gpu_memory_utilization =
+      0.9;                     // share of a GPU's memory that weights, workspace and KV take
+  std::string random_weights;  // shape (model/shapes.h) to run with random weights on a GPU
+  int threads = 0;             // 0: one a core
+  bool weights_bf16 = false;   // convert weights instead of multiplying in their stored type
   KvTypes kv{KvType::kKv16, KvType::kKv16};
   SparsityConfig sparsity;
   std::string head_pattern;  // path of a DuoAttention TSV; empty: by model fingerprint; "none":
@@ -27,7 +31,9 @@ struct EngineOptions {
   double kv_memory_gib = 4;  // both pools together
   int max_running = 32;      // sequences
   int max_queue = 256;       // waiting requests
-  int step_tokens = 512;     // token budget of a step (the largest prefill chunk)
+  // Token budget of a step (the largest prefill chunk); 0: 512 on a CPU, 8192 on a GPU.
+  int step_tokens = 0;
+  bool prefix_cache = true;
   bool deterministic = false;
   uint64_t seed = 0;  // for requests without one; 0: from the clock
 };
@@ -36,10 +42,14 @@ struct EngineOptions {
 struct EngineStats {
   bool alive = true;
   int running = 0, waiting = 0;
+  // Idle pages of the prefix cache do not count as used.
   int64_t retrieval_pages = 0, retrieval_pages_used = 0, streaming_pages = 0,
           streaming_pages_used = 0;
-  int64_t preemptions = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
+  // Replays: preempted answers whose prompt had to run again, at least in part.
+  int64_t preemptions = 0, replays = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
   int64_t attention_pages_read = 0, attention_pages_total = 0, selector_runs = 0;
+  // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
+  int64_t prefix_queries = 0, prefix_hits = 0, prefix_cache_blocks = 0;
 };
 
 class Engine {

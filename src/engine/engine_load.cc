@@ -1,9 +1,11 @@
 // Engine::Create: from a path and options to the parts of an engine.
 #include <algorithm>
 
+#include "engine/engine_device.h"
 #include "engine/engine_thread.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
+#include "model/shapes.h"
 #include "model/weights.h"
 #include "sparse/head_pattern.h"
 
@@ -97,20 +99,45 @@ std::string Description(const EngineParts& parts, size_t weight_bytes, const std
   return fmt::format(
       "model     {} ({}, {} layers, {} query / {} KV heads of {}, vocabulary {}), weights {:.2f} "
       "GiB\n"
-      "backend   {}, {} threads\n"
+      "backend   {}\n"
       "attention {}, {}\n"
       "          budget {} tokens, logical page {}, reuse {}, dense below {}\n"
-      "KV cache  {}, {:.1f} KiB a token in retrieval heads; {} pages a pool ({:.2f} GiB), "
+      "KV cache  {}, {:.1f} KiB a token in retrieval heads; {} and {} pages ({:.2f} GiB), "
       "longest context {} tokens",
       o.model, ArchitectureName(c.arch), c.layers, c.q_heads, c.kv_heads, c.head_dim, c.vocab,
-      Gib(static_cast<double>(weight_bytes)), parts.ops->name(), parts.pool->size(),
+      Gib(static_cast<double>(weight_bytes)),
+      parts.device ? "cuda on " + parts.device->info().name
+                   : fmt::format("{}, {} threads", parts.ops->name(), parts.pool->size()),
       o.sparsity.mode == AttentionMode::kLserve ? "lserve" : "dense", split, o.sparsity.budget,
       o.sparsity.logical_page, o.sparsity.reuse_interval, o.sparsity.dense_below, kv.codec.name(),
-      token_bytes / 1024, kv.pages[0],
-      Gib(static_cast<double>(kv.pages[0]) *
-          static_cast<double>(PageBytes(kv, HeadClass::kRetrieval) +
-                              PageBytes(kv, HeadClass::kStreaming))),
+      token_bytes / 1024, kv.pages[0], kv.pages[1],
+      Gib(static_cast<double>(kv.pages[0] * PageBytes(kv, HeadClass::kRetrieval) +
+                              kv.pages[1] * PageBytes(kv, HeadClass::kStreaming))),
       parts.max_context);
+}
+
+Status LoadOnHost(const ModelFiles& files, KvCacheConfig kv, EngineParts* parts,
+                  size_t* weight_bytes) {
+  const EngineOptions& options = parts->options;
+  const ModelConfig& config = parts->config;
+  Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, parts->pool.get());
+  if (!ops.ok()) return ops.status();
+  parts->ops = std::move(*ops);
+  if (Status s = parts->ops->SupportsKv(kv.codec, config.group()); !s.ok()) return s;
+  if (Status s = SizePools(options, config, &kv, &parts->max_context); !s.ok()) return s;
+  parts->cache = std::make_unique<KvCache>(std::move(kv));
+  ModelOptions model_options;
+  model_options.weights_bf16 = options.weights_bf16;
+  model_options.max_tokens = std::max(options.step_tokens, options.max_running);
+  model_options.max_context = parts->max_context;
+  Result<std::unique_ptr<Model>> model = Model::Load(files, parts->ops.get(), model_options);
+  if (!model.ok()) return model.status().Annotate(options.model);
+  *weight_bytes = (*model)->weight_bytes();
+  parts->runner = std::move(*model);
+  parts->planner =
+      std::make_unique<Planner>(options.sparsity, &parts->cache->config().layers, config.group(),
+                                parts->ops->PrefillTile(config.group()));
+  return Ok();
 }
 
 Status CheckOptions(const EngineOptions& options) {
@@ -119,8 +146,8 @@ Status CheckOptions(const EngineOptions& options) {
     return InvalidArgument("--max-running: {} (must be at least 1)", options.max_running);
   if (options.max_queue < 0)
     return InvalidArgument("--max-queue: {} (must not be negative)", options.max_queue);
-  if (options.step_tokens < 1)
-    return InvalidArgument("--step-tokens: {} (must be at least 1)", options.step_tokens);
+  if (options.step_tokens < 0)
+    return InvalidArgument("--step-tokens: {} (must not be negative)", options.step_tokens);
   if (options.threads < 0)
     return InvalidArgument("--threads: {} (must not be negative)", options.threads);
   return Ok();
@@ -128,12 +155,15 @@ Status CheckOptions(const EngineOptions& options) {
 
 }  // namespace
 
-Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
-  if (Status s = CheckOptions(options); !s.ok()) return s;
-  Result<ModelFiles> files = OpenModel(options.model);
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
+  if (Status s = CheckOptions(given); !s.ok()) return s;
+  Result<ModelFiles> files =
+      given.random_weights.empty() ? OpenModel(given.model) : ModelOfShape(given.random_weights);
   if (!files.ok()) return files.status();
   EngineParts parts;
-  parts.options = options;
+  parts.options = given;
+  EngineOptions& options = parts.options;
+  if (!options.random_weights.empty()) options.model = files->path;
   parts.config = files->config;
   parts.chat_template = files->chat_template;
   const ModelConfig& config = parts.config;
@@ -141,30 +171,30 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& options) {
   if (!tokenizer.ok()) return tokenizer.status().Annotate(options.model);
   parts.tokenizer = std::move(*tokenizer);
 
-  parts.pool = std::make_unique<ThreadPool>(options.threads);
-  Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, parts.pool.get());
-  if (!ops.ok()) return ops.status();
-  parts.ops = std::move(*ops);
-
   Result<Split> split = ChooseSplit(options, *files);
   if (!split.ok()) return split.status();
   KvCacheConfig kv;
   kv.layers = split->heads.layers;
   kv.codec = KvCodec(options.kv.k, options.kv.v, config.head_dim);
-  if (Status s = parts.ops->SupportsKv(kv.codec, config.group()); !s.ok()) return s;
-  if (Status s = SizePools(options, config, &kv, &parts.max_context); !s.ok()) return s;
-  parts.cache = std::make_unique<KvCache>(std::move(kv));
 
-  ModelOptions model_options;
-  model_options.weights_bf16 = options.weights_bf16;
-  model_options.max_tokens = std::max(options.step_tokens, options.max_running);
-  model_options.max_context = parts.max_context;
-  Result<std::unique_ptr<Model>> model = Model::Load(*files, parts.ops.get(), model_options);
-  if (!model.ok()) return model.status().Annotate(options.model);
-  parts.description = Description(parts, (*model)->weight_bytes(), split->description);
-  parts.runner = std::move(*model);
-  parts.planner = std::make_unique<Planner>(options.sparsity, &parts.cache->config().layers,
-                                            config.group(), parts.ops->PrefillTile(config.group()));
+  Result<std::unique_ptr<Device>> device = OpenDeviceFor(options);
+  if (!device.ok()) return device.status();
+  parts.device = std::move(*device);
+  parts.pool = std::make_unique<ThreadPool>(options.threads);
+  if (options.step_tokens == 0) options.step_tokens = parts.device ? 8192 : 512;
+  size_t weight_bytes = 0;
+  if (parts.device) {
+    options.backend = "cuda";
+    if (Status s = LoadOnDevice(*files, std::move(kv), &parts, &weight_bytes); !s.ok())
+      return s.Annotate(options.model);
+  } else {
+    if (options.backend == "auto") options.backend = "cpu";
+    if (!options.random_weights.empty())
+      return InvalidArgument("--random-weights {}: weights are made on a GPU only (--backend {})",
+                             options.random_weights, options.backend);
+    if (Status s = LoadOnHost(*files, std::move(kv), &parts, &weight_bytes); !s.ok()) return s;
+  }
+  parts.description = Description(parts, weight_bytes, split->description);
   return StartEngine(std::move(parts));
 }
 

@@ -8,6 +8,7 @@
 #include "core/thread_pool.h"
 #include "engine/engine.h"
 #include "engine/engine_core.h"
+#include "kernels/device.h"
 #include "kernels/ops.h"
 
 namespace lserve {
@@ -19,9 +20,11 @@ struct EngineParts {
   int max_context = 0;  // tokens; not more than a pool of `cache` holds
   std::string chat_template;
   std::string description;  // Engine::Describe
+  std::string kv_identity;  // what keys and values depend on, see kv/block_hash.h
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<ThreadPool> pool;  // null where the runner needs none
   std::unique_ptr<Ops> ops;          // likewise
+  std::unique_ptr<Device> device;    // likewise
   std::unique_ptr<KvCache> cache;
   std::unique_ptr<ModelRunner> runner;
   std::unique_ptr<Planner> planner;

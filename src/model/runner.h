@@ -26,6 +26,15 @@ class ModelRunner {
   // Stores the tokens' K and V in `cache` (their pages are there) and writes logits
   // [logit_rows][vocab]. The planner's visit counts are of this step afterwards.
   virtual void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) = 0;
+  // Asked after every step: an error means that the device has failed, the logits are worthless and
+  // nothing later will succeed.
+  virtual Status Health() { return Ok(); }
+  // Most tokens of attention budget that a request may ask for.
+  virtual int max_budget() const { return kNoWindow; }
+  // Runners whose lists live on a device, by slot, exchange them with the sequence's state: Save
+  // before its pages are swapped out, Load when it has a slot again.
+  virtual void SaveSelection(int /*slot*/, SelectionState* /*state*/) {}
+  virtual void LoadSelection(int /*slot*/, const SelectionState& /*state*/) {}
 };
 
 }  // namespace lserve

@@ -249,6 +249,67 @@ AttnPlan Planner::Plan(int layer) {
   return plan;
 }
 
+DecodeRow Planner::decode_row(int index) const {
+  const size_t i = static_cast<size_t>(index);
+  const SeqStep& step = impl_->steps[i];
+  const Impl::Selected& s = impl_->selected[i];
+  DecodeRow row{step.slot, step.q_begin,  step.q_len,    step.pos,      0,  kNoWindow,
+                s.on,      s.on && s.due, s.sink_blocks, s.local_begin, s.k};
+  if (step.mode == AttentionMode::kLserve) {
+    row.sink_len = impl_->cfg.decode_sink;
+    row.window_len = impl_->cfg.decode_local;
+  }
+  return row;
+}
+
+void Planner::AppendPromptTiles(int layer, int index, std::vector<Tile>* tiles,
+                                std::vector<Run>* runs) {
+  Impl& p = *impl_;
+  p.tiles.swap(*tiles);
+  p.runs.swap(*runs);
+  const HeadMap& map = p.layers[static_cast<size_t>(layer)];
+  for (int h = 0; h < map.num_heads(); ++h) p.AddTiles(layer, h, static_cast<size_t>(index));
+  p.tiles.swap(*tiles);
+  p.runs.swap(*runs);
+}
+
+void Planner::CountDecode(int index) {
+  Impl& p = *impl_;
+  const size_t i = static_cast<size_t>(index);
+  const SeqStep& step = p.steps[i];
+  const Impl::Selected& s = p.selected[i];
+  VisitCount& count = p.visits[i];
+  const int newest = (step.pos + step.q_len - 1) / kBlockTokens;
+  int64_t streaming = newest + 1, retrieval = newest + 1;
+  if (step.mode == AttentionMode::kLserve) {
+    const Tile tile{step.slot,
+                    0,
+                    0,
+                    step.q_len,
+                    step.pos,
+                    step.pos + step.q_len,
+                    0,
+                    0,
+                    p.cfg.decode_sink,
+                    p.cfg.decode_local};
+    p.runs.clear();
+    AppendWindowRuns(tile, &p.runs);
+    streaming = 0;
+    for (const Run& run : p.runs) streaming += run.count;
+  }
+  if (s.on)
+    retrieval = s.sink_blocks + std::min(s.k, std::max(0, s.local_begin - s.sink_blocks)) + newest -
+                s.local_begin + 1;
+  for (const HeadMap& map : p.layers) {
+    count.pages_total += static_cast<int64_t>(map.num_heads()) * (newest + 1);
+    count.pages_read +=
+        map.count(HeadClass::kStreaming) * streaming + map.count(HeadClass::kRetrieval) * retrieval;
+    p.selector_runs += s.on && s.due && map.count(HeadClass::kRetrieval) > 0;
+  }
+}
+
+const SparsityConfig& Planner::config() const { return impl_->cfg; }
+
 const VisitCount& Planner::visits(int index) const {
   return impl_->visits[static_cast<size_t>(index)];
 }

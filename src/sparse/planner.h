@@ -13,6 +13,7 @@
 // selections: a window that slid would drop pages that were visible a step ago.
 //
 // One thread. Begin once a step; then for each layer in order SelectJobs (run them), then Plan.
+// Backends that keep lists on a device use the functions below those instead.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,7 @@
 #include "core/status.h"
 #include "kernels/ops.h"
 #include "plan/attn_plan.h"
+#include "plan/decode_row.h"
 #include "plan/head_map.h"
 #include "sparse/config.h"
 
@@ -77,6 +79,16 @@ class Planner {
   std::span<const SelectJob> SelectJobs(int layer);
   // REQUIRES: the layer's SelectJobs have been run. Valid until the next call.
   AttnPlan Plan(int layer);
+
+  // The pieces of the two calls above, for backends that expand decode plans on their own device.
+  // What step `index` reads at decode, the same for every layer. REQUIRES: it decodes.
+  DecodeRow decode_row(int index) const;
+  // Appends the tiles of step `index` in this layer, by KV head, then by position, and their runs.
+  // REQUIRES: it is a piece of a prompt.
+  void AppendPromptTiles(int layer, int index, std::vector<Tile>* tiles, std::vector<Run>* runs);
+  // Counts the visits of a decode step in all layers, and its selector runs, without its lists.
+  void CountDecode(int index);
+  const SparsityConfig& config() const;
 
   // Visits of step `index` (of Begin's list) over the layers planned so far.
   const VisitCount& visits(int index) const;

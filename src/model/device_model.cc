@@ -1,0 +1,463 @@
+#include "model/device_model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+
+#include "kernels/cuda/to_device.h"
+
+namespace lserve {
+namespace {
+
+constexpr size_t kMostScratch = size_t{1} << 30;  // of gathered K and V each
+constexpr int kMostGraphRows = 64;
+
+int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+size_t Size(int64_t n) { return static_cast<size_t>(n); }
+
+// Rows that a graph is recorded for.
+int Bucket(int rows) {
+  int bucket = 1;
+  while (bucket < rows) bucket *= 2;
+  return bucket;
+}
+
+// Makes room for `count` elements; contents are not kept.
+template <typename T>
+void Upload(Device* device, std::span<const T> data, Block* block) {
+  if (block->size() < data.size_bytes()) *block = Block(device, data.size_bytes() * 3 / 2 + 256);
+  device->CopyIn(block->data(), data.data(), data.size_bytes());
+}
+
+}  // namespace
+
+struct DeviceModel::Sizes {
+  size_t x, normed, qkv, attended, gate_up, activated, logits, rope, step, rows;
+  size_t decode_tiles, decode_runs, lists, counts, scratch, workspace;
+  int list_capacity, run_capacity, max_blocks, heads_at_once;
+  size_t total() const {
+    return x + normed + qkv + attended + gate_up + activated + logits + rope + 5 * step + rows +
+           decode_tiles + decode_runs + lists + counts + 2 * scratch + workspace;
+  }
+};
+
+// What one step is made of, for the ops of every layer.
+struct DeviceModel::Step {
+  int rows = 0;         // of activations, padding included
+  int decode_rows = 0;  // of `rows_`, padding included
+  bool due = false;     // some sequence selects anew
+  int num_groups = 0;   // of Append; 0: every row for itself
+  int logit_rows = 0;
+  bool all_logits = false;  // logit row r is row r
+  // A piece of a prompt; tiles and gather ranges of layer l at [l * prompts + index].
+  struct Prompt {
+    int slot, end;  // tokens stored after the step
+  };
+  struct Part {
+    int tile_begin, tile_end, range_begin, range_end, max_range;
+  };
+  std::vector<Prompt> prompts;
+  std::vector<Part> parts;  // [layer][prompt][head group]
+  std::vector<cuda::GatherRange> ranges;
+};
+
+DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConfig& sparsity,
+                                        const Device& device, const DeviceModelOptions& o) {
+  Sizes s{};
+  const int64_t n = o.max_tokens, q = int64_t{c.q_heads} * c.head_dim,
+                kv = int64_t{c.kv_heads} * c.head_dim;
+  s.x = Size(n * c.hidden * 4);
+  s.normed = Size(n * c.hidden * 2);
+  s.qkv = Size(n * (q + 2 * kv) * 2);
+  s.attended = Size(n * q * 2);
+  s.gate_up = Size(n * 2 * c.intermediate * 2);
+  s.activated = Size(n * c.intermediate * 2);
+  s.logits = Size(int64_t{o.max_logit_rows} * c.vocab * 4);
+  s.rope = Size(int64_t{o.max_context} * c.head_dim * 4);
+  s.step = Size(n + 1) * 4;
+  s.rows = Size(o.max_slots) * 2 * sizeof(DecodeRow);
+  s.max_blocks = CeilDiv(o.max_context, kBlockTokens);
+  s.list_capacity = std::max(1, std::min(o.max_budget / kBlockTokens, s.max_blocks));
+  s.run_capacity = s.list_capacity + 8;
+  const int lists = sparsity.shared_lists ? c.kv_heads : c.q_heads;
+  const int rows = Bucket(o.max_slots);
+  const int64_t tiles = int64_t{c.layers} * rows * lists;
+  s.decode_tiles = Size(tiles) * sizeof(Tile);
+  s.decode_runs = Size(tiles * s.run_capacity) * sizeof(Run);
+  s.counts = Size(int64_t{o.max_slots} * c.layers * lists) * 4;
+  s.lists = s.counts * Size(s.list_capacity);
+  const size_t head = Size(int64_t{s.max_blocks} * kBlockTokens * c.head_dim * 2);
+  s.heads_at_once = static_cast<int>(
+      std::clamp<size_t>(kMostScratch / std::max<size_t>(head, 1), 1, Size(c.kv_heads)));
+  s.scratch = head * Size(s.heads_at_once);
+  const PlanShape decode{c.q_heads, c.kv_heads, sparsity.shared_lists ? c.group() : 1, 1};
+  PlanShape prompt = decode;
+  prompt.q_tile = device.PrefillTile(c.head_dim, c.group());
+  const int prompt_tiles = (CeilDiv(o.max_tokens, prompt.q_tile) + 2) * lists;
+  s.workspace = std::max({device.DecodeWorkspace(rows * lists, decode, c.head_dim),
+                          device.SelectWorkspace(rows, c.q_heads, s.max_blocks),
+                          device.PrefillWorkspace(prompt_tiles, prompt)});
+  return s;
+}
+
+size_t DeviceModel::WorkspaceBytes(const ModelConfig& config, const SparsityConfig& sparsity,
+                                   const Device& device, const DeviceModelOptions& options) {
+  return SizesOf(config, sparsity, device, options).total();
+}
+
+DeviceModel::DeviceModel(const ModelConfig& config, const SparsityConfig& sparsity, Device* device,
+                         DeviceWeights weights, const DeviceModelOptions& options)
+    : config_(config),
+      shared_(sparsity.shared_lists),
+      device_(device),
+      options_(options),
+      weights_(std::move(weights)),
+      frequencies_(RopeFrequencies::Make(config.rope, config.head_dim, options.max_context)) {}
+
+Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& config,
+                                                         const SparsityConfig& sparsity,
+                                                         Device* device, DeviceWeights weights,
+                                                         const DeviceModelOptions& options) {
+  const Sizes s = SizesOf(config, sparsity, *device, options);
+  try {
+    std::unique_ptr<DeviceModel> m(
+        new DeviceModel(config, sparsity, device, std::move(weights), options));
+    const auto make = [&](Block* block, size_t bytes) { *block = Block(device, bytes + 256); };
+    make(&m->x_, s.x);
+    make(&m->normed_, s.normed);
+    make(&m->qkv_, s.qkv);
+    make(&m->attended_, s.attended);
+    make(&m->gate_up_, s.gate_up);
+    make(&m->activated_, s.activated);
+    make(&m->logits_, s.logits);
+    make(&m->rope_, s.rope);
+    for (Block* b : {&m->ids_, &m->seq_, &m->pos_, &m->groups_, &m->from_}) make(b, s.step);
+    make(&m->rows_, s.rows);
+    make(&m->decode_tiles_, s.decode_tiles);
+    make(&m->decode_runs_, s.decode_runs);
+    make(&m->lists_, s.lists);
+    make(&m->counts_, s.counts);
+    make(&m->head_class_, Size(int64_t{config.layers} * config.kv_heads));
+    make(&m->k_scratch_, s.scratch);
+    make(&m->v_scratch_, s.scratch);
+    make(&m->workspace_, s.workspace);
+    m->list_capacity_ = s.list_capacity;
+    m->run_capacity_ = s.run_capacity;
+    m->max_blocks_ = s.max_blocks;
+    m->heads_at_once_ = s.heads_at_once;
+    m->UploadRope();
+    if (Status status = device->Synchronize(); !status.ok()) return status;
+    return m;
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted(
+        "backend cuda: the workspace of {} tokens a step and {} of context takes {:.2f} GiB, "
+        "{:.2f} "
+        "are free (a smaller --step-tokens or --max-context helps)",
+        options.max_tokens, options.max_context, static_cast<double>(s.total()) / (1 << 30),
+        static_cast<double>(device->info().free_bytes) / (1 << 30));
+  }
+}
+
+void DeviceModel::UploadRope() {
+  constexpr int kRows = 4096;
+  std::vector<float> angles(Size(int64_t{kRows} * config_.head_dim));
+  std::vector<int32_t> positions;
+  for (int begin = 0; begin < options_.max_context; begin += kRows) {
+    const int count = std::min(kRows, options_.max_context - begin);
+    positions.resize(Size(count));
+    for (int i = 0; i < count; ++i) positions[Size(i)] = begin + i;
+    frequencies_.Angles(positions, Mat(angles.data(), count, config_.head_dim));
+    device_->CopyIn(rope_.data() + int64_t{begin} * config_.head_dim * 4, angles.data(),
+                    Size(int64_t{count} * config_.head_dim * 4));
+  }
+}
+
+void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* step) {
+  std::vector<DecodeRow> rows;
+  int single = 0;
+  for (size_t i = 0; i < input.sequences.size(); ++i) {
+    const SeqStep& s = input.sequences[i];
+    if (!s.decode) {
+      step->prompts.push_back({s.slot, s.pos + s.q_len});
+      continue;
+    }
+    CHECK(s.q_len == 1);
+    ++single;
+    rows.push_back(planner->decode_row(static_cast<int>(i)));
+    CHECK(rows.back().k <= list_capacity_);
+    step->due = step->due || rows.back().due != 0;
+    planner->CountDecode(static_cast<int>(i));
+  }
+  const int n = static_cast<int>(input.tokens.size());
+  step->rows = n;
+  step->decode_rows = single;
+  step->logit_rows = static_cast<int>(input.logit_rows.size());
+  // A step of decode rows alone is padded to the rows of its graph.
+  std::vector<int32_t> ids(input.tokens.begin(), input.tokens.end()),
+      seq(input.seq.begin(), input.seq.end()), pos(input.pos.begin(), input.pos.end());
+  const bool pure = step->prompts.empty() && n <= kMostGraphRows && step->logit_rows == n;
+  step->all_logits = step->logit_rows == n;
+  if (pure && options_.graphs) {
+    step->rows = step->decode_rows = step->logit_rows = Bucket(n);
+    ids.resize(Size(step->rows), 0);
+    seq.resize(Size(step->rows), -1);
+    pos.resize(Size(step->rows), 0);
+    rows.resize(Size(step->rows), DecodeRow{-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+  }
+  device_->CopyIn(ids_.data(), ids.data(), ids.size() * 4);
+  device_->CopyIn(seq_.data(), seq.data(), seq.size() * 4);
+  device_->CopyIn(pos_.data(), pos.data(), pos.size() * 4);
+  device_->CopyIn(rows_.data(), rows.data(), rows.size() * sizeof(DecodeRow));
+  if (!step->all_logits)
+    device_->CopyIn(from_.data(), input.logit_rows.data(), input.logit_rows.size_bytes());
+  if (step->prompts.empty()) return;
+
+  // Append works on the tokens of a logical page together.
+  const int logical = planner->config().logical_page;
+  std::vector<int32_t> groups;
+  for (int r = 0; r < n; ++r) {
+    const size_t i = Size(r);
+    if (r == 0 || seq[i] != seq[i - 1] || pos[i] / logical != pos[i - 1] / logical)
+      groups.push_back(r);
+  }
+  step->num_groups = static_cast<int>(groups.size());
+  groups.push_back(n);
+  device_->CopyIn(groups_.data(), groups.data(), groups.size() * 4);
+  PlanPrompts(input, planner, step);
+}
+
+// Tiles and gather ranges of all layers and prompts, uploaded at once; cut by groups of KV heads
+// that the scratch holds together.
+void DeviceModel::PlanPrompts(const StepInput& input, Planner* planner, Step* step) {
+  host_tiles_.clear();
+  host_runs_.clear();
+  for (int layer = 0; layer < config_.layers; ++layer) {
+    for (size_t i = 0; i < input.sequences.size(); ++i) {
+      const SeqStep& s = input.sequences[i];
+      if (s.decode) continue;
+      size_t tile = host_tiles_.size();
+      planner->AppendPromptTiles(layer, static_cast<int>(i), &host_tiles_, &host_runs_);
+      for (int h0 = 0; h0 < config_.kv_heads; h0 += heads_at_once_) {
+        const int h1 = std::min(config_.kv_heads, h0 + heads_at_once_);
+        Step::Part part{};
+        part.tile_begin = static_cast<int>(tile);
+        part.range_begin = static_cast<int>(step->ranges.size());
+        for (int h = h0; h < h1; ++h) {
+          // The blocks that some tile of the head lists, as one range or, with a gap, two.
+          int first_end = 0, second = INT32_MAX, end = 0;
+          for (; tile < host_tiles_.size() && host_tiles_[tile].head / config_.group() == h;
+               ++tile) {
+            const Tile& t = host_tiles_[tile];
+            for (int r = t.run_begin; r < t.run_end; ++r) {
+              const Run& run = host_runs_[Size(r)];
+              end = std::max(end, run.first + run.count);
+              if (t.sink_len > 0 && run.first * kBlockTokens < t.sink_len && r == t.run_begin)
+                first_end = std::max(
+                    first_end, std::min(run.first + run.count, CeilDiv(t.sink_len, kBlockTokens)));
+              else
+                second = std::min(second, run.first);
+            }
+            // A run that begins in the sink may go on into the window.
+            const Run& first = host_runs_[Size(t.run_begin)];
+            if (first.first + first.count > first_end) second = std::min(second, first_end);
+          }
+          second = std::min(second, end);
+          if (first_end > 0) step->ranges.push_back({h, 0, std::min(first_end, end)});
+          if (std::max(second, first_end) < end)
+            step->ranges.push_back({h, std::max(second, first_end), end});
+        }
+        part.tile_end = static_cast<int>(tile);
+        part.range_end = static_cast<int>(step->ranges.size());
+        for (int r = part.range_begin; r < part.range_end; ++r)
+          part.max_range =
+              std::max(part.max_range, step->ranges[Size(r)].end - step->ranges[Size(r)].first);
+        step->parts.push_back(part);
+      }
+    }
+  }
+  Upload<Tile>(device_, host_tiles_, &tiles_);
+  Upload<Run>(device_, host_runs_, &runs_);
+  Upload<cuda::GatherRange>(device_, step->ranges, &ranges_);
+}
+
+void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& view) {
+  const cuda::SelectionLists lists{lists_.as<int32_t>(), counts_.as<int32_t>(), list_capacity_,
+                                   config_.layers, this->lists()};
+  const cuda::DeviceView device_view = cuda::ToDevice(view);
+  const PlanShape shape{config_.q_heads, config_.kv_heads, shared_ ? config_.group() : 1, 1};
+  const int64_t tile0 = int64_t{layer} * step.decode_rows * this->lists();
+  if (step.due) {
+    device_->Select({qkv_.as<uint16_t>(), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
+                     max_blocks_, device_view, lists, layer, config_.q_heads, shared_,
+                     workspace_.data()});
+  }
+  // Without a selection the plans of all layers are known at the first.
+  if (step.due || layer == 0) {
+    device_->DecodePlan({rows_.as<DecodeRow>(), step.decode_rows, lists, head_class_.as<uint8_t>(),
+                         layer, step.due ? layer + 1 : config_.layers, config_.q_heads,
+                         config_.kv_heads, shared_, decode_tiles_.as<Tile>(),
+                         decode_runs_.as<Run>(), run_capacity_});
+  }
+  cuda::DecodeArgs args{};
+  args.q = qkv_.as<uint16_t>();
+  args.out = attended_.as<uint16_t>();
+  args.q_stride = qkv_width();
+  args.out_stride = int64_t{config_.q_heads} * config_.head_dim;
+  args.view = device_view;
+  args.tiles = decode_tiles_.as<Tile>() + tile0;
+  args.runs = decode_runs_.as<Run>();
+  args.num_tiles = step.decode_rows * this->lists();
+  args.max_blocks = max_blocks_;
+  args.shape = shape;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  args.deterministic = options_.deterministic;
+  args.workspace = workspace_.data();
+  device_->Decode(args);
+}
+
+void DeviceModel::PromptAttention(const Step& step, int layer, const KvView& view) {
+  const cuda::DeviceView device_view = cuda::ToDevice(view);
+  const int head_groups = CeilDiv(config_.kv_heads, heads_at_once_);
+  const int64_t head_stride = int64_t{max_blocks_} * kBlockTokens * config_.head_dim;
+  const size_t prompts = step.prompts.size();
+  for (size_t p = 0; p < prompts; ++p) {
+    for (int g = 0; g < head_groups; ++g) {
+      const Step::Part& part =
+          step.parts[(Size(layer) * prompts + p) * Size(head_groups) + Size(g)];
+      const int first_head = g * heads_at_once_;
+      device_->Gather({device_view, step.prompts[p].slot,
+                       ranges_.as<cuda::GatherRange>() + part.range_begin,
+                       part.range_end - part.range_begin, part.max_range, first_head,
+                       k_scratch_.as<uint16_t>(), v_scratch_.as<uint16_t>(), head_stride});
+      cuda::PrefillArgs args{};
+      args.q = qkv_.as<uint16_t>();
+      args.out = attended_.as<uint16_t>();
+      args.q_stride = qkv_width();
+      args.out_stride = int64_t{config_.q_heads} * config_.head_dim;
+      args.k = k_scratch_.as<uint16_t>();
+      args.v = v_scratch_.as<uint16_t>();
+      args.head_stride = head_stride;
+      args.kv_tokens = max_blocks_ * kBlockTokens;
+      args.tiles = tiles_.as<Tile>() + part.tile_begin;
+      args.runs = runs_.as<Run>();
+      args.host_tiles = host_tiles_.data() + part.tile_begin;
+      args.host_runs = host_runs_.data();
+      args.num_tiles = part.tile_end - part.tile_begin;
+      args.shape = {config_.q_heads, config_.kv_heads, shared_ ? config_.group() : 1,
+                    device_->PrefillTile(config_.head_dim, config_.group())};
+      args.dim = config_.head_dim;
+      args.first_kv_head = first_head;
+      args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+      args.workspace = workspace_.data();
+      device_->Prefill(args);
+    }
+  }
+}
+
+void DeviceModel::Layers(const Step& step, KvCache* cache) {
+  const ModelConfig& c = config_;
+  const int n = step.rows, q_width = c.q_heads * c.head_dim;
+  float* x = x_.as<float>();
+  uint16_t *normed = normed_.as<uint16_t>(), *qkv = qkv_.as<uint16_t>(),
+           *attended = attended_.as<uint16_t>(), *gate_up = gate_up_.as<uint16_t>(),
+           *activated = activated_.as<uint16_t>();
+  const auto vector = [](const Block& b) { return b.size() > 0 ? b.as<float>() : nullptr; };
+
+  device_->Embed(weights_.embedding.as<uint16_t>(), ids_.as<int32_t>(), n, c.hidden, x);
+  for (int i = 0; i < c.layers; ++i) {
+    const DeviceWeights::Layer& w = weights_.layers[Size(i)];
+    const KvView view = cache->View(i);
+    device_->RmsNorm(x, nullptr, w.attn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
+    device_->Matmul({w.qkv.as<uint16_t>(), qkv_width(), c.hidden, normed, n, qkv, false, false});
+    device_->Append({qkv, qkv_width(), false, n, c.q_heads, vector(w.qkv_bias), vector(w.q_norm),
+                     vector(w.k_norm), c.rms_eps, rope_.as<float>(), false, seq_.as<int32_t>(),
+                     pos_.as<int32_t>(), step.num_groups > 0 ? groups_.as<int32_t>() : nullptr,
+                     step.num_groups, cuda::ToDevice(view)});
+    if (step.decode_rows > 0) DecodeAttention(step, i, view);
+    if (!step.prompts.empty()) PromptAttention(step, i, view);
+    device_->Matmul({w.o.as<uint16_t>(), c.hidden, q_width, attended, n, x, true, true});
+
+    device_->RmsNorm(x, nullptr, w.ffn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
+    device_->Matmul(
+        {w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up, false, false});
+    device_->SiluMul(gate_up, n, c.intermediate, activated);
+    device_->Matmul({w.down.as<uint16_t>(), c.hidden, c.intermediate, activated, n, x, true, true});
+  }
+  Head(step);
+}
+
+// Only the rows whose logits are wanted meet the output matrix.
+void DeviceModel::Head(const Step& step) {
+  const ModelConfig& c = config_;
+  if (step.logit_rows == 0) return;
+  device_->RmsNorm(x_.as<float>(), step.all_logits ? nullptr : from_.as<int32_t>(),
+                   weights_.output_norm.as<float>(), c.rms_eps, step.logit_rows, c.hidden,
+                   normed_.data(), false);
+  const Block& output = weights_.output.size() > 0 ? weights_.output : weights_.embedding;
+  device_->Matmul({output.as<uint16_t>(), c.vocab, c.hidden, normed_.as<uint16_t>(),
+                   step.logit_rows, logits_.data(), true, false});
+}
+
+void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) {
+  CHECK(static_cast<int>(input.tokens.size()) <= options_.max_tokens);
+  CHECK(static_cast<int>(input.logit_rows.size()) <= options_.max_logit_rows);
+  if (!classes_uploaded_) {  // the heads' classes never change
+    std::vector<uint8_t> classes;
+    for (const HeadMap& layer : cache->config().layers)
+      for (int h = 0; h < layer.num_heads(); ++h)
+        classes.push_back(static_cast<uint8_t>(layer[h].cls));
+    device_->CopyIn(head_class_.data(), classes.data(), classes.size());
+    classes_uploaded_ = true;
+  }
+  planner->Begin(input.sequences);
+  cache->UploadTables();
+  Step step;
+  UploadStep(input, planner, &step);
+
+  const bool pure = step.prompts.empty() && step.all_logits && step.rows <= kMostGraphRows;
+  if (!options_.graphs || !pure) {
+    Layers(step, cache);
+  } else {
+    // The first step of a kind runs plainly, which lets products of new shapes be measured; the
+    // second is recorded.
+    const auto [graph, first] = graphs_.try_emplace({step.rows, step.due}, -1);
+    if (first) {
+      Layers(step, cache);
+    } else {
+      if (graph->second < 0) {
+        device_->BeginGraph();
+        Layers(step, cache);
+        graph->second = device_->EndGraph();
+      }
+      if (graph->second >= 0) device_->RunGraph(graph->second);
+    }
+  }
+  for (int r = 0; r < logits.rows; ++r)
+    device_->CopyOut(logits.Row(r), logits_.data() + int64_t{r} * config_.vocab * 4,
+                     Size(config_.vocab) * 4);
+}
+
+// The device's lists have the runner's capacity, a sequence's its own.
+void DeviceModel::SaveSelection(int slot, SelectionState* state) {
+  if (state->local_begin < 0) return;
+  const size_t lists = Size(int64_t{config_.layers} * this->lists());
+  std::vector<int32_t> all(lists * Size(list_capacity_));
+  device_->CopyOut(state->counts.data(), counts_.data() + Size(slot) * lists * 4, lists * 4);
+  device_->CopyOut(all.data(), lists_.data() + Size(slot) * all.size() * 4, all.size() * 4);
+  for (size_t l = 0; l < lists; ++l)
+    std::copy_n(all.data() + l * Size(list_capacity_), std::min(state->capacity, list_capacity_),
+                state->lists.data() + l * Size(state->capacity));
+}
+
+void DeviceModel::LoadSelection(int slot, const SelectionState& state) {
+  if (state.local_begin < 0) return;
+  const size_t lists = Size(int64_t{config_.layers} * this->lists());
+  std::vector<int32_t> all(lists * Size(list_capacity_));
+  for (size_t l = 0; l < lists; ++l)
+    std::copy_n(state.lists.data() + l * Size(state.capacity),
+                std::min(state.capacity, list_capacity_), all.data() + l * Size(list_capacity_));
+  device_->CopyIn(counts_.data() + Size(slot) * lists * 4, state.counts.data(), lists * 4);
+  device_->CopyIn(lists_.data() + Size(slot) * all.size() * 4, all.data(), all.size() * 4);
+}
+
+}  // namespace lserve

@@ -1,0 +1,93 @@
+// The forward pass on a GPU: the same transformer as model/model.h over Device's fused ops, with
+// activations, plans and selection lists in device memory. Steps that only decode are recorded as
+// graphs, one for each number of rows (in buckets) and whether a selection is due, and replayed.
+// One thread.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/device.h"
+#include "model/config.h"
+#include "model/device_weights.h"
+#include "model/rope.h"
+#include "model/runner.h"
+
+namespace lserve {
+
+struct DeviceModelOptions {
+  int max_tokens = 8192;       // most rows of a step
+  int max_logit_rows = 64;     // most rows with logits
+  int max_context = 0;         // tokens
+  int max_slots = 0;           // rows of the page tables
+  int max_budget = 16384;      // tokens that a request's selection may list
+  bool graphs = true;          // record decode steps
+  bool deterministic = false;  // kernels that do not depend on the rest of the batch
+};
+
+class DeviceModel : public ModelRunner {
+ public:
+  // `device` must outlive the model. Errors say how much memory is missing.
+  static Result<std::unique_ptr<DeviceModel>> Create(const ModelConfig& config,
+                                                     const SparsityConfig& sparsity, Device* device,
+                                                     DeviceWeights weights,
+                                                     const DeviceModelOptions& options);
+  // Bytes of workspace that Create takes beside the weights.
+  static size_t WorkspaceBytes(const ModelConfig& config, const SparsityConfig& sparsity,
+                               const Device& device, const DeviceModelOptions& options);
+
+  int vocab() const override { return config_.vocab; }
+  void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
+  Status Health() override { return device_->Synchronize(); }
+  int max_budget() const override { return options_.max_budget; }
+  void SaveSelection(int slot, SelectionState* state) override;
+  void LoadSelection(int slot, const SelectionState& state) override;
+  size_t weight_bytes() const { return weights_.bytes(); }
+
+ private:
+  struct Sizes;  // what the buffers hold
+  struct Step;   // one step's shape
+  DeviceModel(const ModelConfig& config, const SparsityConfig& sparsity, Device* device,
+              DeviceWeights weights, const DeviceModelOptions& options);
+  static Sizes SizesOf(const ModelConfig& config, const SparsityConfig& sparsity,
+                       const Device& device, const DeviceModelOptions& options);
+
+  void UploadRope();
+  void UploadStep(const StepInput& input, Planner* planner, Step* step);
+  void PlanPrompts(const StepInput& input, Planner* planner, Step* step);
+  void Layers(const Step& step, KvCache* cache);
+  void DecodeAttention(const Step& step, int layer, const KvView& view);
+  void PromptAttention(const Step& step, int layer, const KvView& view);
+  void Head(const Step& step);
+
+  int lists() const { return shared_ ? config_.kv_heads : config_.q_heads; }
+  int qkv_width() const { return (config_.q_heads + 2 * config_.kv_heads) * config_.head_dim; }
+
+  const ModelConfig config_;
+  const bool shared_;  // one selection list a KV head
+  Device* const device_;
+  const DeviceModelOptions options_;
+  DeviceWeights weights_;
+  RopeFrequencies frequencies_;
+
+  Block rope_;  // float [max_context][D]
+  // Activations, [max_tokens] rows each.
+  Block x_, normed_, qkv_, attended_, gate_up_, activated_;
+  Block logits_;  // float [max_logit_rows][vocab]
+  // The step: [max_tokens] int32 each, decode rows, and plans of prompts (grown as needed).
+  Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
+  // Decode plans of all layers, selection lists of all slots.
+  Block decode_tiles_, decode_runs_, lists_, counts_, head_class_;
+  Block k_scratch_, v_scratch_;  // bf16 [heads at once][max_context][D]
+  Block workspace_;
+  int list_capacity_ = 0, run_capacity_ = 0, max_blocks_ = 0, heads_at_once_ = 0;
+  bool classes_uploaded_ = false;
+
+  std::vector<Tile> host_tiles_;
+  std::vector<Run> host_runs_;
+  std::map<std::pair<int, bool>, int> graphs_;  // (rows, due) -> graph; -1: seen once
+};
+
+}  // namespace lserve

@@ -11,8 +11,6 @@ double Seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-int Blocks(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
-
 }  // namespace
 
 const char* FinishReasonName(FinishReason reason) {
@@ -32,8 +30,13 @@ const char* FinishReasonName(FinishReason reason) {
 }
 
 EngineCore::EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
-                       KvCache* cache, Planner* planner)
-    : options_(options), runner_(runner), tokenizer_(tokenizer), cache_(cache), planner_(planner) {}
+                       KvCache* cache, Planner* planner, PrefixCache* prefix)
+    : options_(options),
+      runner_(runner),
+      tokenizer_(tokenizer),
+      cache_(cache),
+      planner_(planner),
+      prefix_(prefix) {}
 
 EngineCore::~EngineCore() {
   for (auto& s : sequences_) s->cancelled = true;
@@ -46,6 +49,13 @@ void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
   s->order = next_order_++;
   s->mode = s->request.attention.value_or(options_.default_mode);
   s->budget = s->request.budget.value_or(options_.default_budget);
+  const bool dense = s->mode == AttentionMode::kDense;
+  s->path.dense = dense;
+  s->path.budget = dense ? 0 : s->budget;
+  s->path.owner = s->order + 1;
+  const std::string parts[] = {options_.kv_identity, dense ? "dense" : "lserve",
+                              s->request.cache_salt};
+  s->path.seed = ChainSeed(parts);
   sequences_.push_back(std::move(s));
 }
 
@@ -61,6 +71,8 @@ void EngineCore::FailAll(const Status& error) {
 }
 
 void EngineCore::Finish(Sequence* s, FinishReason reason, const Status& error) {
+  if (prefix_ && (reason == FinishReason::kStop || reason == FinishReason::kLength))
+    prefix_->Checkpoint(s->path);
   if (s->slot >= 0) cache_->FreeSlot(s->slot);
   s->slot = -1;
   s->swapped = {};
@@ -91,137 +103,6 @@ void EngineCore::DropFinished() {
   finished_.clear();
 }
 
-int EngineCore::TokenBudget() const {
-  if (row_seconds_ <= 0) return options_.step_tokens;
-  int decoding = 0;
-  for (const auto& s : sequences_)
-    decoding += s->state == Sequence::State::kRunning && !s->prefilling();
-  const double seconds =
-      decoding > 0 ? options_.decode_step_seconds : options_.prefill_step_seconds;
-  if (seconds <= 0) return options_.step_tokens;
-  const double rows = std::min(seconds / row_seconds_, static_cast<double>(options_.step_tokens));
-  return std::min(options_.step_tokens,
-                  decoding + std::max(kMinStepTokens, static_cast<int>(rows)));
-}
-
-// Pages that a sequence will hold with `len` tokens stored; its streaming part is a sink and a
-// window, chunk included.
-int64_t EngineCore::PagesFor(const Sequence& s, int len, HeadClass cls) const {
-  const int all = Blocks(len);
-  if (cls == HeadClass::kRetrieval || s.mode == AttentionMode::kDense) return all;
-  const int window = all - planner_->FirstWindowBlock(std::max(0, len - options_.step_tokens),
-                                                      len <= s.prompt_len);
-  return std::min(all, planner_->SinkBlocks() + window + 1);
-}
-
-Candidate EngineCore::Describe(const Sequence& s) const {
-  Candidate c;
-  c.order = s.order;
-  c.priority = s.request.priority;
-  c.running = s.state == Sequence::State::kRunning;
-  c.remaining_prompt = s.remaining_prompt();
-  c.all_logits = s.request.sampling.prompt_logprobs >= 0;
-  c.blocked_steps = s.blocked_steps;
-  if (s.prefilling()) {
-    for (HeadClass cls : {HeadClass::kRetrieval, HeadClass::kStreaming}) {
-      const int64_t held = c.running ? PagesFor(s, s.computed, cls) : 0;
-      c.pages_needed[static_cast<int>(cls)] =
-          std::max<int64_t>(0, PagesFor(s, s.prompt_len, cls) - held);
-    }
-  }
-  return c;
-}
-
-// Swapped sequences come back, oldest first, before anybody new begins.
-void EngineCore::ResumeSwapped() {
-  bool running = std::any_of(sequences_.begin(), sequences_.end(),
-                             [](const auto& s) { return s->state == Sequence::State::kRunning; });
-  for (auto& s : sequences_) {
-    if (s->state != Sequence::State::kSwapped) continue;
-    // One page to go on with, or it would lose its pages again at once; alone it always finds one.
-    for (int k : {0, 1})
-      if (static_cast<int64_t>(s->swapped.blocks[k].size()) + running >
-          cache_->free_pages(static_cast<HeadClass>(k)))
-        return;
-    const int slot = cache_->AllocateSlot();
-    if (slot < 0) return;
-    CHECK(cache_->SwapIn(slot, s->swapped));
-    s->swapped = {};
-    s->slot = slot;
-    s->state = Sequence::State::kRunning;
-    running = true;
-  }
-}
-
-void EngineCore::Preempt(Sequence* s) {
-  s->swapped = cache_->SwapOut(s->slot);
-  cache_->FreeSlot(s->slot);
-  s->slot = -1;
-  s->state = Sequence::State::kSwapped;
-  ++counters_.preemptions;
-}
-
-// Pages for `len` tokens, at the expense of younger sequences; false when the sequence is itself
-// the youngest and had to go.
-bool EngineCore::MakeRoom(Sequence* sequence, int len) {
-  while (!cache_->Extend(sequence->slot, len)) {
-    std::vector<Candidate> candidates;
-    std::vector<Sequence*> who;
-    for (auto& s : sequences_) {
-      candidates.push_back(Describe(*s));
-      who.push_back(s.get());
-    }
-    Sequence* victim = who[static_cast<size_t>(ChooseVictim(candidates))];
-    Preempt(victim);
-    if (victim == sequence) return false;
-  }
-  return true;
-}
-
-// Who takes part with how many tokens; slots and pages are there afterwards.
-std::vector<EngineCore::Part> EngineCore::Arrange() {
-  bool swapped = false;
-  std::vector<Candidate> candidates;
-  std::vector<Sequence*> who;
-  int running = 0;
-  for (auto& s : sequences_) {
-    swapped |= s->state == Sequence::State::kSwapped;
-    running += s->state == Sequence::State::kRunning;
-  }
-  for (auto& s : sequences_) {
-    if (s->state == Sequence::State::kSwapped || (swapped && s->state == Sequence::State::kWaiting))
-      continue;
-    candidates.push_back(Describe(*s));
-    who.push_back(s.get());
-  }
-  StepBudget budget;
-  budget.tokens = TokenBudget();
-  budget.free_slots = options_.max_running - running;
-  for (int k : {0, 1}) budget.free_pages[k] = cache_->free_pages(static_cast<HeadClass>(k));
-  const StepDecision decision = Schedule(candidates, budget);
-  if (decision.blocked >= 0) ++who[static_cast<size_t>(decision.blocked)]->blocked_steps;
-
-  std::vector<Part> parts;
-  for (size_t i = 0; i < who.size();
-       ++i) {  // oldest first: they may take pages from the younger ones
-    Sequence* s = who[i];
-    if (decision.tokens[i] == 0) continue;
-    if (s->state == Sequence::State::kSwapped) continue;  // lost its pages to an older one just now
-    if (s->state == Sequence::State::kWaiting) {
-      s->slot = cache_->AllocateSlot();
-      if (s->slot < 0) continue;
-      s->state = Sequence::State::kRunning;
-      s->started = Clock::now();
-      s->usage.queue_seconds = Seconds(s->arrived, s->started);
-    }
-    if (!MakeRoom(s, s->computed + decision.tokens[i])) continue;
-    parts.push_back({s, decision.tokens[i]});
-  }
-  std::erase_if(parts,
-                [](const Part& p) { return p.sequence->state != Sequence::State::kRunning; });
-  return parts;
-}
-
 void EngineCore::Run(std::vector<Part>* parts) {
   tokens_.clear();
   seq_.clear();
@@ -247,7 +128,7 @@ void EngineCore::Run(std::vector<Part>* parts) {
       pos_.push_back(s.computed + i);
     }
     part.logits = static_cast<int>(logit_rows_.size());
-    const bool all = s.prefilling() && s.request.sampling.prompt_logprobs >= 0;
+    const bool all = s.prefilling() && s.wants_prompt_logprobs() && s.replay_to == 0;
     const bool last = s.computed + part.tokens == static_cast<int>(s.tokens.size());
     for (int i = all ? 0 : part.tokens - 1; i < part.tokens && (all || last); ++i)
       logit_rows_.push_back(row + i);
@@ -264,6 +145,7 @@ void EngineCore::Run(std::vector<Part>* parts) {
 void EngineCore::Step() {
   DropCancelled();
   if (sequences_.empty()) return;
+  FinishReplays();
   ResumeSwapped();
   std::vector<Part> parts = Arrange();
   ++counters_.steps;
@@ -290,14 +172,18 @@ void EngineCore::Commit(const Part& part, int index) {
   s->usage.prefill_blocks_read += visits.prefill_blocks_read;
   counters_.attention_pages_total += visits.pages_total + visits.prefill_blocks_total;
   counters_.attention_pages_read += visits.pages_read + visits.prefill_blocks_read;
-  if (prefill) counters_.prompt_tokens += part.tokens;
-
-  if (prefill && s->request.sampling.prompt_logprobs >= 0) SendPromptLogprobs(part);
+  const bool replay = s->replay_to > 0;
+  if (prefill && !replay && s->wants_prompt_logprobs()) SendPromptLogprobs(part);
   s->computed += part.tokens;
+  if (prefix_) CacheBlocks(s);
   if (s->mode == AttentionMode::kLserve)
     cache_->ReleaseStreaming(s->slot, planner_->SinkBlocks(),
                              planner_->FirstWindowBlock(s->computed, s->prefilling()));
-  if (prefill && s->request.progress) {
+  if (replay) return;  // all this has been told before
+  const int news = prefill ? std::max(0, s->computed - s->reported) : 0;
+  s->reported += news;
+  counters_.prompt_tokens += news;
+  if (news > 0 && s->request.progress) {
     Event event;
     event.kind = Event::Kind::kProgress;
     event.prompt_done = s->computed;
@@ -307,6 +193,7 @@ void EngineCore::Commit(const Part& part, int index) {
   }
   if (s->computed < static_cast<int>(s->tokens.size())) return;
   if (prefill) {
+    if (prefix_) prefix_->Checkpoint(s->path);
     s->first_token = Clock::now();
     s->usage.prefill_seconds = Seconds(s->started, s->first_token);
   }
@@ -326,8 +213,8 @@ void EngineCore::SendPromptLogprobs(const Part& part) {
     out.text = s->prompt_decoder.Push(id);
     return out;
   };
-  if (s->computed == 0) event.tokens.push_back(output(s->tokens[0]));
-  for (int i = 0; i < part.tokens; ++i) {
+  if (s->reported == 0) event.tokens.push_back(output(s->tokens[0]));
+  for (int i = std::max(0, s->reported - s->computed); i < part.tokens; ++i) {
     const int next = s->computed + i + 1;  // row i predicts the token after it
     if (next >= s->prompt_len) break;
     const std::span<const float> logits(
@@ -385,8 +272,9 @@ EngineStats EngineCore::stats() const {
     (s->state == Sequence::State::kRunning ? out.running : out.waiting)++;
   out.retrieval_pages = cache_->total_pages(HeadClass::kRetrieval);
   out.streaming_pages = cache_->total_pages(HeadClass::kStreaming);
-  out.retrieval_pages_used = out.retrieval_pages - cache_->free_pages(HeadClass::kRetrieval);
-  out.streaming_pages_used = out.streaming_pages - cache_->free_pages(HeadClass::kStreaming);
+  out.retrieval_pages_used = out.retrieval_pages - Available(HeadClass::kRetrieval);
+  out.streaming_pages_used = out.streaming_pages - Available(HeadClass::kStreaming);
+  if (prefix_) out.prefix_cache_blocks = prefix_->blocks();
   return out;
 }
 

@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "kv/prefix_cache.h"
 #include "model/runner.h"
 
 namespace lserve {
@@ -25,15 +26,18 @@ struct CoreOptions {
   double decode_step_seconds = 0.25, prefill_step_seconds = 2;
   int max_context = 0;
   int default_budget = 4096;
+  bool deterministic = false;  // answers are not shared, only prompts are
   AttentionMode default_mode = AttentionMode::kLserve;
   std::vector<int32_t> eos;
+  // All that keys and values depend on beside tokens and attention mode: see kv/block_hash.h.
+  std::string kv_identity;
 };
 
 class EngineCore {
  public:
-  // Everything outlives the core.
+  // Everything outlives the core. `prefix` may be null: nothing is cached.
   EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
-             KvCache* cache, Planner* planner);
+             KvCache* cache, Planner* planner, PrefixCache* prefix);
   ~EngineCore();
 
   // Takes the request in. It was checked; `seed` is drawn for requests without one.
@@ -57,26 +61,38 @@ class EngineCore {
     int logit_count = 0;
   };
 
+  // engine_core.cc: what a step computes and tells.
   void DropCancelled();
   void DropFinished();
-  void ResumeSwapped();
-  std::vector<Part> Arrange();
-  bool MakeRoom(Sequence* sequence, int len);
-  void Preempt(Sequence* sequence);
   void Run(std::vector<Part>* parts);
   void Commit(const Part& part, int index);
   void SendPromptLogprobs(const Part& part);
   void SampleNext(Sequence* sequence, std::span<float> logits);
   void Finish(Sequence* sequence, FinishReason reason, const Status& error = {});
+
+  // engine_pages.cc: who has slots and pages.
+  void ResumeSwapped();
+  void FinishReplays();
+  std::vector<Part> Arrange();
+  std::vector<Sequence*> Contenders(int running);
+  bool Start(Sequence* sequence);
+  bool MakeRoom(Sequence* sequence, const int64_t (&pages)[2]);
+  void SwapIn(Sequence* sequence);
+  void Preempt(Sequence* sequence);
+  void CacheBlocks(Sequence* sequence);
+  PrefixHit FindHit(Sequence* sequence);
+  bool OthersCompute(const Sequence& sequence) const;
   int TokenBudget() const;
   Candidate Describe(const Sequence& sequence) const;
   int64_t PagesFor(const Sequence& sequence, int len, HeadClass cls) const;
+  int64_t Available(HeadClass cls) const;
 
   CoreOptions options_;
   ModelRunner* runner_;
   const Tokenizer* tokenizer_;
   KvCache* cache_;
   Planner* planner_;
+  PrefixCache* prefix_;
   std::list<std::unique_ptr<Sequence>> sequences_;  // in order of arrival
   std::unordered_set<Sequence*> finished_;          // of this step
   uint64_t next_order_ = 0;

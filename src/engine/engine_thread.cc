@@ -24,8 +24,18 @@ class EngineThread : public Engine {
     core.default_budget = options.sparsity.budget;
     core.default_mode = options.sparsity.mode;
     core.eos = parts_.config.eos;
+    core.deterministic = options.deterministic;
+    core.kv_identity = parts_.kv_identity;
+    if (options.prefix_cache) {
+      PrefixCacheConfig prefix;
+      prefix.sink_blocks = parts_.planner->SinkBlocks();
+      prefix.window_tokens = options.sparsity.prefill_local;
+      prefix.checkpoint_blocks = std::max(64, 4 * prefix.window_tokens / kBlockTokens);
+      prefix.share_decoded = !options.deterministic;
+      prefix_ = std::make_unique<PrefixCache>(prefix, parts_.cache.get());
+    }
     core_ = std::make_unique<EngineCore>(core, parts_.runner.get(), parts_.tokenizer.get(),
-                                         parts_.cache.get(), parts_.planner.get());
+                                         parts_.cache.get(), parts_.planner.get(), prefix_.get());
     seed_ = options.seed != 0
                 ? options.seed
                 : (static_cast<uint64_t>(std::random_device()()) << 32) ^ std::random_device()();
@@ -114,7 +124,9 @@ class EngineThread : public Engine {
     std::unique_lock lock(mutex_);
     while (true) {
       if (core_->idle() && inbox_.empty() && !stop_) {
-        if (Status s = parts_.cache->CheckIntegrity(); !s.ok()) {
+        Status s = parts_.cache->CheckIntegrity();
+        if (s.ok() && prefix_) s = prefix_->CheckIntegrity();
+        if (!s.ok()) {
           spdlog::critical("KV cache: {}", s.ToString());
           alive_ = false;
           break;
@@ -135,7 +147,8 @@ class EngineThread : public Engine {
       for (const std::string& id : cancelled) core_->Cancel(id);
       try {
         if (!core_->idle()) core_->Step();
-      } catch (const std::exception& e) {  // memory ran out
+        if (Status s = parts_.runner->Health(); !s.ok()) throw std::runtime_error(s.ToString());
+      } catch (const std::exception& e) {  // memory ran out, or the device failed
         spdlog::critical("engine: {}", e.what());
         core_->FailAll(Internal("the engine has stopped: {}", e.what()));
         lock.lock();
@@ -156,7 +169,8 @@ class EngineThread : public Engine {
   }
 
   EngineParts parts_;
-  std::unique_ptr<EngineCore> core_;  // the engine thread's
+  std::unique_ptr<PrefixCache> prefix_;  // the engine thread's, null when switched off
+  std::unique_ptr<EngineCore> core_;     // the engine thread's
   uint64_t seed_ = 0, drawn_ = 0;
 
   mutable std::mutex mutex_;  // guards what follows

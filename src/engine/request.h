@@ -42,6 +42,7 @@ struct Request {
   std::optional<int> budget;               // tokens
   bool progress = false;                   // report prompt progress
   int priority = 0;                        // smaller is served first
+  std::string cache_salt;  // cached prefixes are shared among requests with equal salts only
 };
 
 struct TokenLogprob {

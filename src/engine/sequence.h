@@ -4,6 +4,11 @@
 //   0 <= computed <= tokens.size();  tokens [0, prompt_len) came with the request, the others were
 //   sampled. Prompt tokens are always run as prefill and sampled ones as decode, however they are
 //   scheduled: that is what makes answers independent of chunks and preemption.
+//
+// Preempted while it reads its prompt, a sequence waits anew and finds its blocks in the prefix
+// cache. Preempted while it answers, all but its full prompt blocks are copied out (`swapped`); the
+// prompt blocks come from the prefix cache again, and those that are gone by then are run again
+// (`replay_to`) before the copy comes back.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +22,7 @@
 #include "engine/sampler.h"
 #include "engine/stop.h"
 #include "kv/kv_cache.h"
+#include "kv/prefix_cache.h"
 #include "sparse/planner.h"
 #include "text/tokenizer.h"
 
@@ -45,14 +51,16 @@ struct Sequence {
     usage.prompt_tokens = prompt_len;
   }
 
-  bool prefilling() const { return computed < prompt_len; }
-  int remaining_prompt() const { return std::max(0, prompt_len - computed); }
+  int prefill_end() const { return replay_to > 0 ? replay_to : prompt_len; }
+  bool prefilling() const { return computed < prefill_end(); }
+  bool wants_prompt_logprobs() const { return request.sampling.prompt_logprobs >= 0; }
 
   Request request;
   EventSink sink;
   std::vector<int32_t> tokens;
   const int prompt_len;
   int computed = 0;
+  int reported = 0;  // prompt tokens whose computation the sink has heard of; preemption keeps it
   AttentionMode mode = AttentionMode::kLserve;
   int budget = 0;  // tokens
 
@@ -60,7 +68,12 @@ struct Sequence {
   uint64_t order = 0;     // arrival
   int blocked_steps = 0;  // steps it waited for pages at the head of the queue
   int slot = -1;          // while running
-  SwappedPages swapped;   // while swapped out
+  PrefixPath path;        // its full blocks in the prefix cache
+  PrefixHit hit;          // while without slot: what the prefix cache had when last asked
+  SwappedPages swapped;   // while swapped out, and while its prompt runs again
+  int swapped_from = 0;   // retrieval blocks before this one were not copied
+  int swapped_len = 0;    // `computed` when it was swapped out
+  int replay_to = 0;      // tokens; while its prompt runs again
   SelectionState selection;
   bool cancelled = false;
 

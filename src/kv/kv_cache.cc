@@ -83,16 +83,41 @@ int32_t& KvCache::Entry(HeadClass cls, int slot, int block) {
 
 void KvCache::DropPage(HeadClass cls, int slot, int block) {
   Pool& p = pool(cls);
-  const int32_t page = p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
-                               static_cast<size_t>(block)];
+  const int32_t page = Page(cls, slot, block);
   if (page == kNoPage) return;
-  if (p.ids.DropOwner(page) && config_.poison_freed) {
-    for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-      std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
-      config_.memory->Fill(bytes, std::byte{0xff}, static_cast<size_t>(p.page_bytes[layer]));
-    }
-  }
+  if (p.ids.DropOwner(page)) Poison(cls, page);
   Entry(cls, slot, block) = kNoPage;
+}
+
+void KvCache::Poison(HeadClass cls, int32_t page) {
+  if (!config_.poison_freed) return;
+  const Pool& p = pool(cls);
+  for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+    std::byte* bytes = p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer];
+    config_.memory->Fill(bytes, std::byte{0xff}, static_cast<size_t>(p.page_bytes[layer]));
+  }
+}
+
+int32_t KvCache::Page(HeadClass cls, int slot, int block) const {
+  return pool(cls).table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
+                         static_cast<size_t>(block)];
+}
+
+void KvCache::Share(HeadClass cls, int slot, int block, int32_t page) {
+  pool(cls).ids.AddOwner(page);
+  DropPage(cls, slot, block);
+  Entry(cls, slot, block) = page;
+}
+
+void KvCache::Hold(HeadClass cls, int32_t page) { pool(cls).ids.Hold(page); }
+
+void KvCache::Unhold(HeadClass cls, int32_t page) {
+  if (pool(cls).ids.Unhold(page)) Poison(cls, page);
+}
+
+bool KvCache::idle(HeadClass cls, int32_t page) const {
+  const PagePool& ids = pool(cls).ids;
+  return ids.held(page) && ids.owners(page) == 1;
 }
 
 void KvCache::FreeSlot(int slot) {
@@ -140,15 +165,22 @@ void KvCache::ReleaseStreaming(int slot, int first, int end) {
   released_end_[s] = end;
 }
 
-SwappedPages KvCache::SwapOut(int slot) {
+void KvCache::ClearStreaming(int slot) {
+  for (int b = 0; b < config_.max_blocks; ++b) DropPage(HeadClass::kStreaming, slot, b);
+  released_begin_[static_cast<size_t>(slot)] = released_end_[static_cast<size_t>(slot)] = 0;
+}
+
+SwappedPages KvCache::SwapOut(int slot, int retrieval_from) {
   SwappedPages out;
   for (HeadClass cls : kClasses) {
     Pool& p = pool(cls);
     for (int b = 0; b < config_.max_blocks; ++b) {
-      const int32_t page =
-          p.table[static_cast<size_t>(slot) * static_cast<size_t>(config_.max_blocks) +
-                  static_cast<size_t>(b)];
+      const int32_t page = Page(cls, slot, b);
       if (page == kNoPage) continue;
+      if (cls == HeadClass::kRetrieval && b < retrieval_from) {
+        DropPage(cls, slot, b);
+        continue;
+      }
       out.blocks[static_cast<int>(cls)].push_back(b);
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
         const auto append = [&](const std::byte* from, int64_t size) {
@@ -175,6 +207,7 @@ bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
   for (HeadClass cls : kClasses) {
     Pool& p = pool(cls);
     for (int32_t b : pages.blocks[static_cast<int>(cls)]) {
+      CHECK(Page(cls, slot, b) == kNoPage);
       const int32_t page = p.ids.Allocate();
       Entry(cls, slot, b) = page;
       for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
@@ -239,6 +272,7 @@ void KvCache::UploadTables() {
 }
 
 int64_t KvCache::free_pages(HeadClass cls) const { return pool(cls).ids.free(); }
+int64_t KvCache::idle_pages(HeadClass cls) const { return pool(cls).ids.idle(); }
 
 Status KvCache::CheckIntegrity() const {
   for (HeadClass cls : kClasses) {

@@ -2,7 +2,8 @@
 // retrieval page id names the same place in every layer, whose arrays are as wide as the layer's
 // number of retrieval heads; likewise for streaming. A sequence holds retrieval pages for all its
 // tokens and, of the streaming pool, only what its window still needs. Pages are reference-counted:
-// a page with more than one owner is never written.
+// a page with more than one owner is never written. Full pages can be shared between sequences and
+// held by the prefix cache (kv/prefix_cache.h), which gives idle ones back on demand.
 //
 // Pages lie in a Memory of the backend's choice; the tables' master copy is on the host, and a
 // device reads a mirror that UploadTables refreshes.
@@ -62,9 +63,22 @@ class KvCache {
   // Releases the streaming pages of blocks [first, end).
   void ReleaseStreaming(int slot, int first, int end);
 
-  SwappedPages SwapOut(int slot);  // frees the slot's pages, keeps the slot
-  // False, and nothing changed, when there are too few pages.
+  // Frees the slot's pages, keeps the slot. Retrieval pages of blocks before `retrieval_from` are
+  // not copied: they come from the prefix cache again, or are computed anew.
+  SwappedPages SwapOut(int slot, int retrieval_from = 0);
+  // The slot holds nothing but the blocks that SwapOut did not copy. False, and nothing changed,
+  // when there are too few pages.
   bool SwapIn(int slot, const SwappedPages& pages);
+  // Drops the slot's streaming pages and forgets which were released.
+  void ClearStreaming(int slot);
+
+  // For the prefix cache. A page that is shared or held is full.
+  int32_t Page(HeadClass cls, int slot, int block) const;  // or kNoPage
+  // The slot's block is on `page` from now on, beside the owners it has.
+  void Share(HeadClass cls, int slot, int block, int32_t page);
+  void Hold(HeadClass cls, int32_t page);        // REQUIRES: not held yet
+  void Unhold(HeadClass cls, int32_t page);      // frees the page when there is no other owner
+  bool idle(HeadClass cls, int32_t page) const;  // the prefix cache alone owns it
 
   // Pointers are the memory's: on a device only its kernels may follow them, tables included.
   KvView View(int layer) const;
@@ -73,10 +87,11 @@ class KvCache {
   void UploadTables();
   const KvCacheConfig& config() const { return config_; }
   int64_t free_pages(HeadClass cls) const;
+  int64_t idle_pages(HeadClass cls) const;  // of the prefix cache alone
   int64_t total_pages(HeadClass cls) const { return config_.pages[static_cast<int>(cls)]; }
 
-  // Every page is free once or owned as often as counted, tables name only owned pages. The error
-  // names the page. Run when idle and in tests.
+  // Every page is free once or owned as often as counted (by tables and the prefix cache), tables
+  // name only owned pages. The error names the page. Run when idle and in tests.
   Status CheckIntegrity() const;
 
  private:
@@ -84,6 +99,7 @@ class KvCache {
   Pool& pool(HeadClass cls) const { return *pools_[static_cast<int>(cls)]; }
   int32_t& Entry(HeadClass cls, int slot, int block);  // marks the slot's row as changed
   void DropPage(HeadClass cls, int slot, int block);
+  void Poison(HeadClass cls, int32_t page);
 
   KvCacheConfig config_;
   std::shared_ptr<Pool> pools_[2];

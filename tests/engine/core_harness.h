@@ -76,6 +76,8 @@ struct CoreSetup {
   int max_running = 8;
   int step_tokens = 64;
   int max_context = 2048;
+  bool prefix_cache = true, deterministic = true;
+  int checkpoint_blocks = 8;
   SparsityConfig sparsity;
 
   CoreSetup() {  // windows and budgets that a few hundred tokens exceed
@@ -89,6 +91,19 @@ struct CoreSetup {
     sparsity.dense_below = 256;
   }
 };
+
+// `length` prompt tokens that depend on the id; greedy, answers of exactly `max_tokens`.
+inline Request Make(const std::string& id, int length, int max_tokens) {
+  Request r;
+  r.id = id;
+  for (int i = 0; i < length; ++i)
+    r.prompt.push_back(
+        1 + static_cast<int32_t>(Mix(static_cast<uint64_t>(i), std::hash<std::string>()(id)) % 63));
+  r.sampling.max_tokens = max_tokens;
+  r.sampling.temperature = 0;
+  r.sampling.ignore_eos = true;
+  return r;
+}
 
 class CoreHarness {
  public:
@@ -112,12 +127,25 @@ class CoreHarness {
     options.default_budget = setup.sparsity.budget;
     options.decode_step_seconds = options.prefill_step_seconds = 0;  // no clocks in tests
     options.eos = {0};
-    core_ =
-        std::make_unique<EngineCore>(options, &runner_, &tokenizer_, cache_.get(), planner_.get());
+    options.deterministic = setup.deterministic;
+    if (setup.prefix_cache) {
+      PrefixCacheConfig prefix;
+      prefix.sink_blocks = planner_->SinkBlocks();
+      prefix.window_tokens = setup.sparsity.prefill_local;
+      prefix.share_decoded = !setup.deterministic;
+      prefix.slack_blocks = 1;
+      prefix.checkpoint_blocks = setup.checkpoint_blocks;
+      prefix_ = std::make_unique<PrefixCache>(prefix, cache_.get());
+    }
+    core_ = std::make_unique<EngineCore>(options, &runner_, &tokenizer_, cache_.get(),
+                                         planner_.get(), prefix_.get());
   }
   ~CoreHarness() {
     core_.reset();
     ExpectWhole();
+    prefix_.reset();
+    for (HeadClass cls : {HeadClass::kRetrieval, HeadClass::kStreaming})
+      EXPECT_EQ(cache_->free_pages(cls), cache_->total_pages(cls));
   }
 
   void Add(Request request) {
@@ -136,16 +164,19 @@ class CoreHarness {
   }
   // No page is lost, none is owned twice, nothing forbidden was read.
   void ExpectWhole() {
-    const Status s = cache_->CheckIntegrity();
+    Status s = cache_->CheckIntegrity();
+    EXPECT_TRUE(s.ok()) << s.ToString();
+    if (prefix_) s = prefix_->CheckIntegrity();
     EXPECT_TRUE(s.ok()) << s.ToString();
     EXPECT_EQ(runner_.damage(), 0);
     if (core_ && !core_->idle()) return;
     for (HeadClass cls : {HeadClass::kRetrieval, HeadClass::kStreaming})
-      EXPECT_EQ(cache_->free_pages(cls), cache_->total_pages(cls));
+      EXPECT_EQ(cache_->free_pages(cls) + cache_->idle_pages(cls), cache_->total_pages(cls));
   }
 
   EngineCore& core() { return *core_; }
   const KvCache& cache() const { return *cache_; }
+  PrefixCache& prefix() { return *prefix_; }
   const NullRunner& runner() const { return runner_; }
   const Heard& heard(const std::string& id) { return heard_[id]; }
 
@@ -154,6 +185,7 @@ class CoreHarness {
   LetterTokenizer tokenizer_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Planner> planner_;
+  std::unique_ptr<PrefixCache> prefix_;
   std::unique_ptr<EngineCore> core_;
   std::map<std::string, Heard> heard_;
 };

@@ -1,11 +1,18 @@
-// Random workloads: whatever the chunks, the batch, the preemptions and the cancellations, every
-// request ends and hears the tokens it would hear alone, and no page is lost.
+// Random workloads: whatever the chunks, the batch, the preemptions, the cancellations and what the
+// prefix cache holds, every request ends and hears the tokens it would hear alone, and no page is
+// lost. LSERVE_RANDOM_ROUNDS=N runs N times as many.
+#include <cstdlib>
 #include <random>
 
 #include "tests/engine/core_harness.h"
 
 namespace lserve::testing {
 namespace {
+
+uint64_t Rounds(uint64_t base) {
+  const char* factor = std::getenv("LSERVE_RANDOM_ROUNDS");
+  return base * (factor ? std::max(1, std::atoi(factor)) : 1);
+}
 
 class RandomWorkload {
  public:
@@ -27,6 +34,8 @@ class RandomWorkload {
     setup.max_context = (longest + kBlockTokens - 1) / kBlockTokens * kBlockTokens;
     setup.pages = setup.max_context / kBlockTokens + (Number(0, 1) ? Number(0, 3) : Number(0, 40));
     setup.max_running = Number(1, 9);
+    setup.prefix_cache = Number(0, 4) > 0;
+    setup.checkpoint_blocks = Number(1, 10);
     setup.step_tokens =
         std::max(setup.max_running, Number(1, 3) == 1 ? Number(1, 20) : Number(20, 300));
     return setup;
@@ -38,6 +47,13 @@ class RandomWorkload {
     r.id = "r" + std::to_string(i);
     int length = Number(0, 3) == 0 ? Number(1, 5) : Number(1, 700);
     if (growing_) length = Number(1, 120);
+    if (i > 0 && Number(0, 1)) {  // begins as an earlier one
+      const auto& other = requests_[static_cast<size_t>(Number(0, i - 1))].prompt;
+      const int common =
+          Number(0, 1) ? static_cast<int>(other.size()) : Number(1, static_cast<int>(other.size()));
+      r.prompt.assign(other.begin(), other.begin() + common);
+      length = std::max(1, Number(0, 3) ? Number(0, 100) : 700 - common);
+    }
     for (int t = 0; t < length; ++t) r.prompt.push_back(Number(0, NullRunner::kVocab - 1));
     r.sampling.max_tokens = Number(1, 3) == 1 ? Number(1, 200) : Number(1, 30);
     r.sampling.temperature = Number(0, 1) ? 0.0 : 1.0;
@@ -49,6 +65,7 @@ class RandomWorkload {
     if (Number(0, 3) == 0) r.sampling.prompt_logprobs = 1;
     if (Number(0, 3) == 0) r.attention = AttentionMode::kDense;
     if (Number(0, 3) == 0) r.budget = 64 * Number(4, 6);
+    if (Number(0, 4) == 0) r.cache_salt = "salt";
     r.priority = Number(0, 4) == 0 ? Number(-1, 1) : 0;
     r.progress = Number(0, 1) == 1;
     return r;
@@ -80,19 +97,26 @@ int MostSteps(const std::vector<Request>& requests) {
 }
 
 TEST(CoreRandom, SameTokensWhateverTheScheduling) {
-  int64_t preemptions = 0;
-  for (uint64_t seed = 1; seed <= 150; ++seed) {
+  EngineStats total;
+  for (uint64_t seed = 1; seed <= Rounds(500); ++seed) {
     SCOPED_TRACE(seed);
     RandomWorkload work(seed);
     CoreHarness harness(work.MakeSetup());
-    for (const Request& r : work.requests()) {
-      harness.Add(r);
-      for (int steps = work.Number(0, 12); steps > 0 && !harness.core().idle(); --steps)
-        harness.core().Step();
+    const bool at_once = work.Number(0, 1);
+    size_t added = 0;
+    for (int step = 0; added < work.requests().size() || !harness.core().idle(); ++step) {
+      ASSERT_LT(step, MostSteps(work.requests()) * 2) << "somebody starves";
+      while (added < work.requests().size() &&
+             (at_once || harness.core().idle() || work.Number(0, 9) == 0))
+        harness.Add(work.requests()[added++]);
+      harness.core().Step();
+      if (step % 16 == 0) harness.ExpectWhole();
     }
-    ASSERT_TRUE(harness.Finish(MostSteps(work.requests()))) << "a request starves";
     harness.ExpectWhole();
-    preemptions += harness.core().stats().preemptions;
+    const EngineStats stats = harness.core().stats();
+    total.preemptions += stats.preemptions;
+    total.replays += stats.replays;
+    total.prefix_hits += stats.prefix_hits;
     for (const Request& r : work.requests()) {
       const Heard& heard = harness.heard(r.id);
       const Heard alone = Alone(r);
@@ -113,7 +137,9 @@ TEST(CoreRandom, SameTokensWhateverTheScheduling) {
     }
     if (HasFailure()) return;
   }
-  EXPECT_GT(preemptions, 100) << "the workloads no longer test preemption";
+  EXPECT_GT(total.preemptions, 300) << "the workloads no longer test preemption";
+  EXPECT_GT(total.replays, 20) << "nor prompts that run again after it";
+  EXPECT_GT(total.prefix_hits, 30000) << "nor the prefix cache";
 }
 
 TEST(CoreRandom, CancellationAtAnyMomentLeavesPoolsWholeAndOthersAlone) {

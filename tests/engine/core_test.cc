@@ -5,18 +5,6 @@
 namespace lserve::testing {
 namespace {
 
-Request Make(const std::string& id, int length, int max_tokens) {
-  Request r;
-  r.id = id;
-  for (int i = 0; i < length; ++i)
-    r.prompt.push_back(
-        1 + static_cast<int32_t>(Mix(static_cast<uint64_t>(i), std::hash<std::string>()(id)) % 63));
-  r.sampling.max_tokens = max_tokens;
-  r.sampling.temperature = 0;
-  r.sampling.ignore_eos = true;
-  return r;
-}
-
 // The request alone in a roomy engine.
 Heard Ask(Request request, CoreSetup setup = {}) {
   CoreHarness harness(setup);

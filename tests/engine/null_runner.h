@@ -29,9 +29,11 @@ class NullRunner : public ModelRunner {
   int vocab() const override { return kVocab; }
   int64_t damage() const { return damage_; }
   int most_rows() const { return most_rows_; }
+  int64_t rows() const { return rows_; }  // all so far
   int most_logit_rows() const { return most_logit_rows_; }
 
   void Forward(const StepInput& in, Planner* planner, KvCache* cache, Mat logits) override {
+    rows_ += static_cast<int64_t>(in.tokens.size());
     most_rows_ = std::max(most_rows_, static_cast<int>(in.tokens.size()));
     most_logit_rows_ = std::max(most_logit_rows_, static_cast<int>(in.logit_rows.size()));
     std::vector<uint64_t> h(in.tokens.size());
@@ -140,7 +142,7 @@ class NullRunner : public ModelRunner {
     }
   }
 
-  int64_t damage_ = 0;
+  int64_t damage_ = 0, rows_ = 0;
   int most_rows_ = 0, most_logit_rows_ = 0;
 };
 

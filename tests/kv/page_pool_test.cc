@@ -28,6 +28,23 @@ TEST(PagePool, IsFreeWhenTheLastOwnerLeaves) {
   EXPECT_EQ(pool.free(), 2);
 }
 
+TEST(PagePool, CountsIdlePages) {
+  PagePool pool(2);
+  const int32_t page = pool.Allocate();
+  pool.Hold(page);
+  EXPECT_EQ(pool.idle(), 0);
+  EXPECT_FALSE(pool.DropOwner(page));
+  EXPECT_EQ(pool.idle(), 1);
+  pool.AddOwner(page);
+  EXPECT_EQ(pool.idle(), 0);
+  EXPECT_FALSE(pool.Unhold(page));
+  pool.Hold(page);
+  EXPECT_FALSE(pool.DropOwner(page));
+  EXPECT_TRUE(pool.Unhold(page));
+  EXPECT_EQ(pool.idle(), 0);
+  EXPECT_EQ(pool.free(), 2);
+}
+
 TEST(PagePool, CheckComparesWithTheTables) {
   PagePool pool(3);
   const int32_t a = pool.Allocate(), b = pool.Allocate();
@@ -46,7 +63,7 @@ TEST(PagePool, CheckComparesWithTheTables) {
 TEST(PagePoolDeathTest, BrokenPromises) {
   PagePool pool(1);
   EXPECT_DEATH(pool.DropOwner(0), "owners");
-  EXPECT_DEATH(pool.AddOwner(0), "owners_");
+  EXPECT_DEATH(pool.AddOwner(0), "owners > 0");
   pool.Allocate();
   EXPECT_DEATH(pool.Allocate(), "free_");
 }

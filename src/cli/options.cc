@@ -192,6 +192,7 @@ Result<EngineOptions> EngineFlags::Finish() {
   engine.kv = *types;
   engine.sparsity.mode = attention == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
   engine.weights_bf16 = weights == "bf16";
+  if (!engine.random_weights.empty()) return engine;  // no model is read
   Result<std::string> path = FindModel(engine.model);
   if (!path.ok()) return path.status();
   engine.model = *path;

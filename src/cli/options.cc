@@ -178,6 +178,10 @@ void EngineFlags::AddTo(CLI::App* app) {
               "on a GPU"))
       ->capture_default_str()
       ->group("Scheduling");
+  app->add_flag("--prefix-cache,!--no-prefix-cache", engine.prefix_cache,
+                text("keep what was computed of prompts and answers for requests that begin alike "
+                     "(default)"))
+      ->group("KV cache");
   app->add_flag("--deterministic", engine.deterministic,
                 text("answers do not depend on what else runs (on a CPU they never do)"))
       ->group("Scheduling");

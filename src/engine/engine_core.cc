@@ -54,7 +54,7 @@ void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
   s->path.budget = dense ? 0 : s->budget;
   s->path.owner = s->order + 1;
   const std::string parts[] = {options_.kv_identity, dense ? "dense" : "lserve",
-                              s->request.cache_salt};
+                               s->request.cache_salt};
   s->path.seed = ChainSeed(parts);
   sequences_.push_back(std::move(s));
 }
@@ -135,10 +135,17 @@ void EngineCore::Run(std::vector<Part>* parts) {
     part.logit_count = static_cast<int>(logit_rows_.size()) - part.logits;
   }
   const size_t vocab = static_cast<size_t>(runner_->vocab());
+  // The best tokens alone where no sequence needs more: logits are half a megabyte a row.
+  const bool greedy =
+      runner_->picks_greedy() && std::all_of(parts->begin(), parts->end(), [](const Part& part) {
+        const Sequence& s = *part.sequence;
+        return part.logit_count <= 1 && s.sampler.plain_greedy() && !s.wants_prompt_logprobs();
+      });
+  greedy_.resize(greedy ? logit_rows_.size() : 0);
   if (logits_.size() < logit_rows_.size() * vocab * sizeof(float))
     logits_ = Buffer(logit_rows_.size() * vocab * sizeof(float));
   runner_->Forward(
-      {tokens_, seq_, pos_, steps_, logit_rows_}, planner_, cache_,
+      {tokens_, seq_, pos_, steps_, logit_rows_, greedy_}, planner_, cache_,
       Mat(logits_.as<float>(), static_cast<int>(logit_rows_.size()), static_cast<int>(vocab)));
 }
 
@@ -199,7 +206,12 @@ void EngineCore::Commit(const Part& part, int index) {
   }
   const size_t vocab = static_cast<size_t>(runner_->vocab());
   const size_t row = static_cast<size_t>(part.logits + part.logit_count - 1);
-  SampleNext(s, {logits_.as<float>() + row * vocab, vocab});
+  Sampled sampled;
+  if (greedy_.empty())
+    sampled = s->sampler.Sample({logits_.as<float>() + row * vocab, vocab});
+  else
+    sampled.chosen.id = greedy_[row];
+  TakeNext(s, std::move(sampled));
 }
 
 void EngineCore::SendPromptLogprobs(const Part& part) {
@@ -228,9 +240,8 @@ void EngineCore::SendPromptLogprobs(const Part& part) {
   if (!event.tokens.empty()) s->sink(std::move(event));
 }
 
-void EngineCore::SampleNext(Sequence* s, std::span<float> logits) {
+void EngineCore::TakeNext(Sequence* s, Sampled sampled) {
   const SamplingParams& params = s->request.sampling;
-  Sampled sampled = s->sampler.Sample(logits);
   const int32_t id = sampled.chosen.id;
   s->sampler.Accept(id);
   s->tokens.push_back(id);

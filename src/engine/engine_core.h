@@ -67,7 +67,7 @@ class EngineCore {
   void Run(std::vector<Part>* parts);
   void Commit(const Part& part, int index);
   void SendPromptLogprobs(const Part& part);
-  void SampleNext(Sequence* sequence, std::span<float> logits);
+  void TakeNext(Sequence* sequence, Sampled sampled);
   void Finish(Sequence* sequence, FinishReason reason, const Status& error = {});
 
   // engine_pages.cc: who has slots and pages.
@@ -102,6 +102,7 @@ class EngineCore {
   std::vector<int32_t> tokens_, seq_, pos_, logit_rows_;  // of the step
   std::vector<SeqStep> steps_;
   Buffer logits_;
+  std::vector<int32_t> greedy_;  // by logit row, where the runner picked them; else empty
 };
 
 }  // namespace lserve

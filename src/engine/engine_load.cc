@@ -3,6 +3,7 @@
 
 #include "engine/engine_device.h"
 #include "engine/engine_thread.h"
+#include "engine/kv_identity.h"
 #include "model/fingerprint.h"
 #include "model/model.h"
 #include "model/shapes.h"
@@ -194,6 +195,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
                              options.random_weights, options.backend);
     if (Status s = LoadOnHost(*files, std::move(kv), &parts, &weight_bytes); !s.ok()) return s;
   }
+  parts.kv_identity = KvIdentity(*files, options, parts.cache->config(), parts.max_context);
   parts.description = Description(parts, weight_bytes, split->description);
   return StartEngine(std::move(parts));
 }

@@ -180,6 +180,12 @@ int32_t Sampler::Draw(std::span<const float> logits) {
   return best;
 }
 
+bool Sampler::plain_greedy() const {
+  return params_.temperature <= kGreedyBelow && params_.logprobs < 0 &&
+         params_.logit_bias.empty() && generated_.empty() && seen_.empty() &&
+         position_ >= params_.min_tokens;
+}
+
 Sampled Sampler::Sample(std::span<float> logits) {
   for (float& x : logits)
     if (std::isnan(x)) x = kNever;

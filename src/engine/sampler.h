@@ -25,6 +25,8 @@ class Sampler {
   Sampler(const SamplingParams& params, uint64_t seed, std::vector<int32_t> eos,
           std::span<const int32_t> prompt, int vocab);
 
+  // Whether the next token is the one of the largest logit and nothing else is asked of the logits.
+  bool plain_greedy() const;
   // Logits of the next token, [vocab]; changed. Ties go to the lower id; NaN counts as -infinity.
   Sampled Sample(std::span<float> logits);
   // The chosen token becomes part of the counts.

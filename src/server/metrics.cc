@@ -59,8 +59,6 @@ struct Metrics::Impl {
   prometheus::Histogram* queue = nullptr;
   prometheus::Histogram* prefill = nullptr;
   prometheus::Histogram* decode = nullptr;
-  prometheus::Counter* cache_queries = nullptr;
-  prometheus::Counter* cache_hits = nullptr;
   prometheus::Family<prometheus::Counter>* success = nullptr;
   prometheus::Family<prometheus::Counter>* responses = nullptr;
 
@@ -108,11 +106,6 @@ void Metrics::SetModel(const std::string& name) {
   for (const char* reason : {"stop", "length", "abort", "error"}) {
     m.success->Add({{"finished_reason", reason}});
   }
-  m.cache_queries =
-      &m.Counters("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.")
-           ->Add({});
-  m.cache_hits =
-      &m.Counters("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.")->Add({});
   m.ready = true;
 }
 
@@ -132,8 +125,6 @@ void Metrics::ObserveFinish(const char* reason, const Usage& usage, double secon
   m.queue->Observe(usage.queue_seconds);
   m.prefill->Observe(usage.prefill_seconds);
   m.decode->Observe(usage.decode_seconds);
-  m.cache_queries->Increment(usage.prompt_tokens);
-  m.cache_hits->Increment(usage.cached_tokens);
 }
 
 void Metrics::CountResponse(int status) {
@@ -158,6 +149,14 @@ std::string Metrics::Text(const EngineStats* stats) const {
     gauge("num_requests_waiting", "Requests in the queue.", stats->waiting);
     counter("num_preemptions_total", "Requests that were put aside for want of pages.",
             stats->preemptions);
+    counter("num_replays_total",
+            "Answers whose prompt had to run again, at least in part, after that.", stats->replays);
+    counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+            stats->prefix_queries);
+    counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
+            stats->prefix_hits);
+    gauge("prefix_cache_blocks", "Blocks of 64 tokens in the prefix cache.",
+          static_cast<double>(stats->prefix_cache_blocks));
     counter("prompt_tokens_total", "Prompt tokens processed.", stats->prompt_tokens);
     counter("generation_tokens_total", "Tokens generated.", stats->generation_tokens);
     counter("attention_pages_read_total", "KV pages read by decode steps.",

@@ -161,7 +161,11 @@ void ReadCommon(FieldReader* r, const RequestLimits& limits, CompletionRequest* 
   r->Int("priority", -kMaxInt, kMaxInt, &out->priority);
   std::string ignored;
   r->String("user", &ignored);
-  r->String("cache_salt", &ignored);
+  r->String("cache_salt", &out->cache_salt);
+  if (out->cache_salt.size() > limits.cache_salt_bytes) {
+    r->Bad("cache_salt", "{} bytes, the limit is {}", out->cache_salt.size(),
+           limits.cache_salt_bytes);
+  }
   ReadExtension(r, out);
 }
 

@@ -42,6 +42,7 @@ struct CompletionRequest {
   std::optional<int> budget;
   bool progress = false;
   int priority = 0;
+  std::string cache_salt;
 };
 
 MaybeError ParseChatRequest(const Json& body, const RequestLimits& limits, CompletionRequest* out);

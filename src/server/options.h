@@ -30,6 +30,7 @@ struct RequestLimits {
   size_t stop_bytes = 256;  // of one stop string
   size_t stop_token_ids = 1024;
   size_t logit_bias = 1024;  // entries
+  size_t cache_salt_bytes = 256;
   int top_logprobs = 20;
   int64_t prompt_logprobs = 262144;  // prompt tokens x (alternatives + 1) a request
 };

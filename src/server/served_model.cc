@@ -201,6 +201,7 @@ MaybeError ServedModel::MakeRequests(const CompletionRequest& request, const std
     one.budget = request.budget;
     one.progress = request.progress;
     one.priority = request.priority;
+    one.cache_salt = request.cache_salt;
     if (Status s = CheckSampling(one.sampling, vocab); !s.ok()) {
       return ApiError{400, s.message(), s.message().substr(0, s.message().find(':')),
                       "invalid_value"};

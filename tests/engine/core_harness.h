@@ -80,6 +80,11 @@ struct CoreSetup {
   int checkpoint_blocks = 8;
   SparsityConfig sparsity;
 
+  // Another model than the null one, and what its cache looks like.
+  ModelRunner* model = nullptr;
+  KvCodec codec{KvType::kKv32, KvType::kKv32, NullRunner::kDim};
+  int group = 1, prefill_tile = 16;
+
   CoreSetup() {  // windows and budgets that a few hundred tokens exceed
     sparsity.prefill_sink = 70;
     sparsity.prefill_local = 150;
@@ -111,15 +116,16 @@ class CoreHarness {
     KvCacheConfig kv;
     const HeadClass r = HeadClass::kRetrieval, s = HeadClass::kStreaming;
     kv.layers = {HeadMap(std::vector<HeadClass>{r, s}), HeadMap(std::vector<HeadClass>{s, r})};
-    kv.codec = KvCodec(KvType::kKv32, KvType::kKv32, NullRunner::kDim);
-    kv.stats = {16, NullRunner::kDim};
+    kv.codec = setup.codec;
+    kv.stats = {16, setup.codec.dim()};
     kv.max_slots = setup.max_running;
     kv.max_blocks = (setup.max_context + kBlockTokens - 1) / kBlockTokens;
     kv.pages[0] = kv.pages[1] = setup.pages;
     kv.poison_freed = true;
     EXPECT_TRUE(Planner::Check(setup.sparsity).ok()) << Planner::Check(setup.sparsity).ToString();
     cache_ = std::make_unique<KvCache>(std::move(kv));
-    planner_ = std::make_unique<Planner>(setup.sparsity, &cache_->config().layers, 1, 16);
+    planner_ = std::make_unique<Planner>(setup.sparsity, &cache_->config().layers, setup.group,
+                                         setup.prefill_tile);
     CoreOptions options;
     options.max_running = setup.max_running;
     options.step_tokens = setup.step_tokens;
@@ -137,8 +143,8 @@ class CoreHarness {
       prefix.checkpoint_blocks = setup.checkpoint_blocks;
       prefix_ = std::make_unique<PrefixCache>(prefix, cache_.get());
     }
-    core_ = std::make_unique<EngineCore>(options, &runner_, &tokenizer_, cache_.get(),
-                                         planner_.get(), prefix_.get());
+    core_ = std::make_unique<EngineCore>(options, setup.model ? setup.model : &runner_, &tokenizer_,
+                                         cache_.get(), planner_.get(), prefix_.get());
   }
   ~CoreHarness() {
     core_.reset();

@@ -198,6 +198,8 @@ bool FakeEngine::Finish(Running* running, FinishReason reason) {
   event.usage.cached_tokens = 3;
   event.usage.pages_total = 10;
   event.usage.pages_read = 4;
+  stats_.prefix_queries += event.usage.prompt_tokens;
+  stats_.prefix_hits += event.usage.cached_tokens;
   stats_.prompt_tokens += event.usage.prompt_tokens;
   stats_.generation_tokens += event.usage.completion_tokens;
   ++stats_.steps;

@@ -130,6 +130,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     make(&m->gate_up_, s.gate_up);
     make(&m->activated_, s.activated);
     make(&m->logits_, s.logits);
+    make(&m->best_, Size(options.max_logit_rows) * 4);
     make(&m->rope_, s.rope);
     for (Block* b : {&m->ids_, &m->seq_, &m->pos_, &m->groups_, &m->from_}) make(b, s.step);
     make(&m->rows_, s.rows);
@@ -396,6 +397,7 @@ void DeviceModel::Head(const Step& step) {
   const Block& output = weights_.output.size() > 0 ? weights_.output : weights_.embedding;
   device_->Matmul({output.as<uint16_t>(), c.vocab, c.hidden, normed_.as<uint16_t>(),
                    step.logit_rows, logits_.data(), true, false});
+  device_->Argmax(logits_.as<float>(), step.logit_rows, c.vocab, best_.as<int32_t>());
 }
 
 void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) {
@@ -431,6 +433,10 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
       }
       if (graph->second >= 0) device_->RunGraph(graph->second);
     }
+  }
+  if (!input.greedy.empty()) {
+    device_->CopyOut(input.greedy.data(), best_.data(), input.greedy.size_bytes());
+    return;
   }
   for (int r = 0; r < logits.rows; ++r)
     device_->CopyOut(logits.Row(r), logits_.data() + int64_t{r} * config_.vocab * 4,

@@ -40,6 +40,7 @@ class DeviceModel : public ModelRunner {
 
   int vocab() const override { return config_.vocab; }
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
+  bool picks_greedy() const override { return true; }
   Status Health() override { return device_->Synchronize(); }
   int max_budget() const override { return options_.max_budget; }
   void SaveSelection(int slot, SelectionState* state) override;
@@ -76,6 +77,7 @@ class DeviceModel : public ModelRunner {
   // Activations, [max_tokens] rows each.
   Block x_, normed_, qkv_, attended_, gate_up_, activated_;
   Block logits_;  // float [max_logit_rows][vocab]
+  Block best_;    // int32 [max_logit_rows]
   // The step: [max_tokens] int32 each, decode rows, and plans of prompts (grown as needed).
   Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
   // Decode plans of all layers, selection lists of all slots.

@@ -17,6 +17,9 @@ struct StepInput {
   std::span<const int32_t> seq, pos;    // [n] slot and absolute position
   std::span<const SeqStep> sequences;   // rows [q_begin, q_begin + q_len) each, in row order
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
+  // [logit_rows] or empty: out, the token of the largest logit of each (the smaller of equals), and
+  // nobody will read the logits. Only for runners that picks_greedy().
+  std::span<int32_t> greedy;
 };
 
 class ModelRunner {
@@ -26,6 +29,7 @@ class ModelRunner {
   // Stores the tokens' K and V in `cache` (their pages are there) and writes logits
   // [logit_rows][vocab]. The planner's visit counts are of this step afterwards.
   virtual void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) = 0;
+  virtual bool picks_greedy() const { return false; }
   // Asked after every step: an error means that the device has failed, the logits are worthless and
   // nothing later will succeed.
   virtual Status Health() { return Ok(); }

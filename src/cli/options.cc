@@ -178,6 +178,12 @@ void EngineFlags::AddTo(CLI::App* app) {
               "on a GPU"))
       ->capture_default_str()
       ->group("Scheduling");
+  app->add_option("--step-target-ms", engine.step_target_ms,
+                  text("longest step while somebody's answer is being written; prompts are cut "
+                       "accordingly. 0: 2.5 times what the step takes without prompts, 45 to 250"))
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("Scheduling");
   app->add_flag("--prefix-cache,!--no-prefix-cache", engine.prefix_cache,
                 text("keep what was computed of prompts and answers for requests that begin alike "
                      "(default)"))

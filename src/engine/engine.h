@@ -33,6 +33,8 @@ struct EngineOptions {
   int max_queue = 256;       // waiting requests
   // Token budget of a step (the largest prefill chunk); 0: 512 on a CPU, 8192 on a GPU.
   int step_tokens = 0;
+  // Longest step beside decoding sequences; 0: chosen by how long it takes without prompts.
+  double step_target_ms = 0;
   bool prefix_cache = true;
   bool deterministic = false;
   uint64_t seed = 0;  // for requests without one; 0: from the clock

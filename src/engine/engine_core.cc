@@ -5,8 +5,6 @@
 namespace lserve {
 namespace {
 
-constexpr int kMinStepTokens = 64;  // fewer rows would read the weights for too little work
-
 double Seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -47,6 +45,7 @@ void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
   auto s = std::make_unique<Sequence>(std::move(request), std::move(sink), seed, options_.eos,
                                       tokenizer_, runner_->vocab());
   s->order = next_order_++;
+  s->arrived_step = counters_.steps;
   s->mode = s->request.attention.value_or(options_.default_mode);
   s->budget = s->request.budget.value_or(options_.default_budget);
   const bool dense = s->mode == AttentionMode::kDense;
@@ -57,6 +56,12 @@ void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
                                s->request.cache_salt};
   s->path.seed = ChainSeed(parts);
   sequences_.push_back(std::move(s));
+}
+
+int EngineCore::LongestContext(AttentionMode mode) const {
+  if (mode == AttentionMode::kLserve) return options_.max_context;
+  const int64_t streaming = cache_->total_pages(HeadClass::kStreaming) * kBlockTokens;
+  return static_cast<int>(std::min<int64_t>(options_.max_context, streaming));
 }
 
 void EngineCore::Cancel(const std::string& id) {
@@ -157,13 +162,16 @@ void EngineCore::Step() {
   std::vector<Part> parts = Arrange();
   ++counters_.steps;
   if (parts.empty()) return;
+  StepWork work;
+  for (const Part& part : parts) {
+    const Sequence& sequence = *part.sequence;
+    work.rows += part.tokens;
+    if (sequence.prefilling()) work.prompt_rows += part.tokens;
+    work.keys_read += part.tokens * KeysRead(sequence, sequence.computed + (part.tokens - 1) / 2);
+  }
   const Clock::time_point before = Clock::now();
   Run(&parts);
-  if (static_cast<int>(tokens_.size()) >=
-      kMinStepTokens) {  // shorter steps say little about long ones
-    const double seconds = Seconds(before, Clock::now()) / static_cast<double>(tokens_.size());
-    row_seconds_ = row_seconds_ > 0 ? 0.5 * (row_seconds_ + seconds) : seconds;
-  }
+  step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
   counters_.selector_runs = planner_->selector_runs();
   DropFinished();
@@ -272,7 +280,7 @@ void EngineCore::TakeNext(Sequence* s, Sampled sampled) {
   if (ended || s->stop.stopped()) {
     Finish(s, FinishReason::kStop);
   } else if (s->usage.completion_tokens >= params.max_tokens ||
-             static_cast<int>(s->tokens.size()) >= options_.max_context) {
+             static_cast<int>(s->tokens.size()) >= LongestContext(s->mode)) {
     Finish(s, FinishReason::kLength);
   }
 }

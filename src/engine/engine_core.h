@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/scheduler.h"
 #include "engine/sequence.h"
+#include "engine/step_time.h"
 #include "kv/prefix_cache.h"
 #include "model/runner.h"
 
@@ -20,12 +21,12 @@ namespace lserve {
 struct CoreOptions {
   int max_running = 32;
   int step_tokens = 512;
-  // A step should take no longer than this, so that running answers keep flowing (beside decoding
-  // sequences) and cancelling is quick (without); 0: no limit. Prompt chunks are made shorter by
-  // the measured speed.
-  double decode_step_seconds = 0.25, prefill_step_seconds = 2;
+  // A step should take no longer than this: beside decoding sequences, so that their answers keep
+  // flowing, and without, so that whoever comes or leaves is noticed soon. Below 0: no limit. 0
+  // (beside decoding ones): kAutoSlowdown times what the step takes without prompts, within bounds.
+  double step_target_seconds = 0, prompt_step_seconds = 0.5;
   int max_context = 0;
-  int default_budget = 4096;
+  int default_budget = 4096, dense_below = 12288;
   bool deterministic = false;  // answers are not shared, only prompts are
   AttentionMode default_mode = AttentionMode::kLserve;
   std::vector<int32_t> eos;
@@ -39,6 +40,10 @@ class EngineCore {
   EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
              KvCache* cache, Planner* planner, PrefixCache* prefix);
   ~EngineCore();
+
+  // Tokens, prompt and answer, that one sequence may have: a dense one keeps all streaming pages,
+  // of which there may be fewer. Any thread.
+  int LongestContext(AttentionMode mode) const;
 
   // Takes the request in. It was checked; `seed` is drawn for requests without one.
   void Add(Request request, EventSink sink, uint64_t seed);
@@ -82,7 +87,9 @@ class EngineCore {
   void CacheBlocks(Sequence* sequence);
   PrefixHit FindHit(Sequence* sequence);
   bool OthersCompute(const Sequence& sequence) const;
-  int TokenBudget() const;
+  StepBudget Budget(int running) const;
+  StepWork DecodeWork() const;
+  double KeysRead(const Sequence& sequence, int position) const;
   Candidate Describe(const Sequence& sequence) const;
   int64_t PagesFor(const Sequence& sequence, int len, HeadClass cls) const;
   int64_t Available(HeadClass cls) const;
@@ -97,7 +104,7 @@ class EngineCore {
   std::unordered_set<Sequence*> finished_;          // of this step
   uint64_t next_order_ = 0;
   EngineStats counters_;
-  double row_seconds_ = 0;  // measured time of a step per row
+  StepTime step_time_;
 
   std::vector<int32_t> tokens_, seq_, pos_, logit_rows_;  // of the step
   std::vector<SeqStep> steps_;

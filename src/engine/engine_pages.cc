@@ -8,7 +8,9 @@ namespace lserve {
 namespace {
 
 constexpr HeadClass kClasses[] = {HeadClass::kRetrieval, HeadClass::kStreaming};
-constexpr int kMinStepTokens = 64;  // fewer rows would read the weights for too little work
+// The step target that is chosen beside decoding sequences: slower than without prompts by this
+// factor, but not below what leaves a GPU room for useful chunks, nor above what readers notice.
+constexpr double kAutoSlowdown = 2.5, kAutoLeast = 0.045, kAutoMost = 0.25;  // seconds
 // Waiting sequences that are looked up in the prefix cache in a step: a look-up walks a prompt.
 constexpr int kLookups = 8;
 
@@ -19,17 +21,37 @@ double Seconds(Clock::time_point from, Clock::time_point to) {
 
 }  // namespace
 
-int EngineCore::TokenBudget() const {
-  if (row_seconds_ <= 0) return options_.step_tokens;
-  int decoding = 0;
-  for (const auto& s : sequences_)
-    decoding += s->state == Sequence::State::kRunning && !s->prefilling();
-  const double seconds =
-      decoding > 0 ? options_.decode_step_seconds : options_.prefill_step_seconds;
-  if (seconds <= 0) return options_.step_tokens;
-  const double rows = std::min(seconds / row_seconds_, static_cast<double>(options_.step_tokens));
-  return std::min(options_.step_tokens,
-                  decoding + std::max(kMinStepTokens, static_cast<int>(rows)));
+// Tokens that a retrieval head reads for the token at `position`.
+double EngineCore::KeysRead(const Sequence& s, int position) const {
+  const bool selects = s.mode == AttentionMode::kLserve && position >= s.prompt_len;
+  return selects ? std::min(position, std::max(s.budget, options_.dense_below)) : position;
+}
+
+// What a step computes without any prompt.
+StepWork EngineCore::DecodeWork() const {
+  StepWork work;
+  for (const auto& s : sequences_) {
+    if (s->state != Sequence::State::kRunning || s->prefilling()) continue;
+    ++work.rows;
+    work.keys_read += KeysRead(*s, s->computed);
+  }
+  return work;
+}
+
+StepBudget EngineCore::Budget(int running) const {
+  StepBudget budget;
+  budget.tokens = options_.step_tokens;
+  budget.free_slots = options_.max_running - running;
+  for (HeadClass cls : kClasses) budget.free_pages[static_cast<int>(cls)] = Available(cls);
+  const StepWork decode = DecodeWork();
+  double target = decode.rows > 0 ? options_.step_target_seconds : options_.prompt_step_seconds;
+  if (target < 0) return budget;
+  const double without = step_time_.Seconds(decode);
+  if (target == 0) target = std::clamp(kAutoSlowdown * without, kAutoLeast, kAutoMost);
+  budget.seconds = std::max(0.0, target - without);
+  if (!step_time_.knows_prompts() && decode.rows > 0)
+    budget.tokens = std::min(budget.tokens, decode.rows + kLeastChunk);
+  return budget;
 }
 
 // Pages that can be had: idle ones of the prefix cache are given back on demand.
@@ -59,6 +81,8 @@ Candidate EngineCore::Describe(const Sequence& s) const {
   const int done = c.running ? s.computed : s.hit.blocks * kBlockTokens;
   c.remaining_prompt = std::max(0, end - done);
   if (c.remaining_prompt == 0) return c;
+  c.age = counters_.steps - s.arrived_step;
+  c.token_seconds = step_time_.RowSeconds(KeysRead(s, done + kBlockTokens));
   for (HeadClass cls : kClasses) {
     const int k = static_cast<int>(cls);
     int64_t pages = PagesFor(s, end, cls);
@@ -261,11 +285,7 @@ std::vector<EngineCore::Part> EngineCore::Arrange() {
   const std::vector<Sequence*> who = Contenders(running);
   std::vector<Candidate> candidates;
   for (Sequence* s : who) candidates.push_back(Describe(*s));
-  StepBudget budget;
-  budget.tokens = TokenBudget();
-  budget.free_slots = options_.max_running - running;
-  for (HeadClass cls : kClasses) budget.free_pages[static_cast<int>(cls)] = Available(cls);
-  const StepDecision decision = Schedule(candidates, budget);
+  const StepDecision decision = Schedule(candidates, Budget(running));
   if (decision.blocked >= 0) ++who[static_cast<size_t>(decision.blocked)]->blocked_steps;
 
   std::vector<Part> parts;

@@ -22,6 +22,8 @@ class EngineThread : public Engine {
     core.step_tokens = std::max(options.step_tokens, options.max_running);
     core.max_context = parts_.max_context;
     core.default_budget = options.sparsity.budget;
+    core.dense_below = options.sparsity.dense_below;
+    core.step_target_seconds = options.step_target_ms / 1000;
     core.default_mode = options.sparsity.mode;
     core.eos = parts_.config.eos;
     core.deterministic = options.deterministic;
@@ -36,6 +38,8 @@ class EngineThread : public Engine {
     }
     core_ = std::make_unique<EngineCore>(core, parts_.runner.get(), parts_.tokenizer.get(),
                                          parts_.cache.get(), parts_.planner.get(), prefix_.get());
+    for (const AttentionMode mode : {AttentionMode::kDense, AttentionMode::kLserve})
+      longest_[static_cast<int>(mode)] = core_->LongestContext(mode);
     seed_ = options.seed != 0
                 ? options.seed
                 : (static_cast<uint64_t>(std::random_device()()) << 32) ^ std::random_device()();
@@ -60,10 +64,14 @@ class EngineThread : public Engine {
                                parts_.config.vocab);
     if (Status s = CheckSampling(request.sampling, parts_.config.vocab); !s.ok()) return s;
     const int prompt = static_cast<int>(std::min<size_t>(request.prompt.size(), INT32_MAX));
-    if (prompt + 1 > parts_.max_context) {
+    const AttentionMode mode = request.attention.value_or(parts_.options.sparsity.mode);
+    if (const int longest = longest_[static_cast<int>(mode)]; prompt + 1 > longest) {
       return InvalidArgument(
-          "prompt: {} tokens and one to generate do not fit the context of {} tokens", prompt,
-          parts_.max_context);
+          "prompt: {} tokens and one to generate do not fit the context of {} tokens{}", prompt,
+          longest,
+          longest < parts_.max_context
+              ? fmt::format(" (dense attention; {} with lserve's)", parts_.max_context)
+              : "");
     }
     if (request.budget) {
       SparsityConfig config = parts_.options.sparsity;
@@ -172,6 +180,7 @@ class EngineThread : public Engine {
   std::unique_ptr<PrefixCache> prefix_;  // the engine thread's, null when switched off
   std::unique_ptr<EngineCore> core_;     // the engine thread's
   uint64_t seed_ = 0, drawn_ = 0;
+  int longest_[2] = {0, 0};  // tokens, by AttentionMode; immutable
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable wake_;

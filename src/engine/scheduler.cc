@@ -1,6 +1,7 @@
 #include "engine/scheduler.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 namespace lserve {
@@ -60,27 +61,32 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
   }
   if (prompts.empty() || left <= 0) return out;
 
-  // Sets the chunk of a prompt to at most `limit` tokens; what it had goes back first.
-  const auto give = [&](size_t i, int limit) {
+  // Time is shared like tokens; it always suffices for kLeastChunk tokens of any prompt.
+  double seconds = budget.seconds < 0 ? INFINITY : budget.seconds;
+  for (size_t i : prompts) seconds = std::max(seconds, kLeastChunk * candidates[i].token_seconds);
+  // Sets the chunk of a prompt to at most `share` of what is left; what it had goes back first.
+  const auto give = [&](size_t i, double share) {
     const Candidate& c = candidates[i];
-    left += out.tokens[i];
-    if (c.all_logits) logit_rows += out.tokens[i];
-    limit = std::min(limit, left);
-    if (c.all_logits) limit = std::min(limit, logit_rows);
-    out.tokens[i] = ChunkLength(c, limit);
-    left -= out.tokens[i];
-    if (c.all_logits) logit_rows -= out.tokens[i];
+    const auto take = [&](int tokens) {
+      out.tokens[i] += tokens;
+      left -= tokens;
+      seconds -= tokens * c.token_seconds;
+      if (c.all_logits) logit_rows -= tokens;
+    };
+    take(-out.tokens[i]);
+    double limit = left * share;
+    if (c.token_seconds > 0) limit = std::min(limit, seconds * share / c.token_seconds);
+    if (c.all_logits) limit = std::min<double>(limit, logit_rows);
+    take(ChunkLength(c, static_cast<int>(limit + 1e-6)));
   };
-  const size_t oldest = prompts.front();
-  if (prompts.size() > 1) give(oldest, std::max(1, left / 4));
-  std::stable_sort(prompts.begin(), prompts.end(), [&](size_t a, size_t b) {
-    return std::pair(candidates[a].priority, candidates[a].remaining_prompt) <
-           std::pair(candidates[b].priority, candidates[b].remaining_prompt);
-  });
-  for (size_t i : prompts) {
-    if (left <= 0) break;
-    give(i, left + out.tokens[i]);
-  }
+  if (prompts.size() > 1) give(prompts.front(), 0.25);
+  const auto work = [&](size_t i) {
+    const Candidate& c = candidates[i];
+    return std::pair(c.priority, c.remaining_prompt - kAgeing * c.age);
+  };
+  std::stable_sort(prompts.begin(), prompts.end(),
+                   [&](size_t a, size_t b) { return work(a) < work(b); });
+  for (size_t i : prompts) give(i, 1);
   return out;
 }
 

@@ -65,7 +65,8 @@ struct Sequence {
   int budget = 0;  // tokens
 
   State state = State::kWaiting;
-  uint64_t order = 0;     // arrival
+  uint64_t order = 0;  // arrival
+  int64_t arrived_step = 0;
   int blocked_steps = 0;  // steps it waited for pages at the head of the queue
   int slot = -1;          // while running
   PrefixPath path;        // its full blocks in the prefix cache

@@ -131,7 +131,8 @@ class CoreHarness {
     options.step_tokens = setup.step_tokens;
     options.max_context = setup.max_context;
     options.default_budget = setup.sparsity.budget;
-    options.decode_step_seconds = options.prefill_step_seconds = 0;  // no clocks in tests
+    options.dense_below = setup.sparsity.dense_below;
+    options.step_target_seconds = options.prompt_step_seconds = -1;  // no clocks in tests
     options.eos = {0};
     options.deterministic = setup.deterministic;
     if (setup.prefix_cache) {

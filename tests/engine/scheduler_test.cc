@@ -53,6 +53,39 @@ TEST(Scheduler, ALongPromptEndsUnderAStreamOfShortOnes) {
   EXPECT_LE(steps, 90);
 }
 
+TEST(Scheduler, TimeLimitsPromptsNotAnswers) {
+  std::vector<Candidate> all = {Prompt(0, 100000), Decoding(1)};
+  all[0].token_seconds = 1e-4;
+  StepBudget budget = Budget(2048);
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 1984) << "no limit";
+  budget.seconds = 0.0512;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 512);
+  budget.seconds = 0;
+  const StepDecision d = Schedule(all, budget);
+  EXPECT_EQ(d.tokens[0], kLeastChunk) << "prompts never stand still";
+  EXPECT_EQ(d.tokens[1], 1);
+}
+
+TEST(Scheduler, TimeIsSharedByCost) {
+  // The tokens of the older prompt cost four times as much.
+  std::vector<Candidate> all = {Prompt(0, 100000), Prompt(1, 3000)};
+  all[0].token_seconds = 4e-4;
+  all[1].token_seconds = 1e-4;
+  StepBudget budget = Budget(4096);
+  budget.seconds = 0.2048;
+  const StepDecision d = Schedule(all, budget);
+  EXPECT_EQ(d.tokens[0], 128);
+  EXPECT_EQ(d.tokens[1], 1536);
+}
+
+TEST(Scheduler, AgeCountsAsWorkDone) {
+  std::vector<Candidate> all = {Prompt(0, 50000), Prompt(1, 2000), Prompt(2, 300)};
+  EXPECT_EQ(Schedule(all, Budget(400)).tokens[2], 300);
+  all[1].age = 2000 / kAgeing;
+  EXPECT_GE(Schedule(all, Budget(400)).tokens[1], 256);
+  EXPECT_LT(Schedule(all, Budget(400)).tokens[2], 64) << "what rounding to blocks left";
+}
+
 TEST(Scheduler, PriorityComesFirst) {
   std::vector<Candidate> all = {Prompt(0, 1000, false), Prompt(1, 1000, false)};
   all[1].priority = -1;
@@ -117,11 +150,14 @@ TEST(Scheduler, KeepsItsPromisesOnRandomInputs) {
                         : Prompt(static_cast<uint64_t>(i), number(1, 2000), number(0, 1) == 1);
       c.priority = number(-1, 1);
       c.all_logits = number(0, 3) == 0;
+      c.age = number(0, 100);
+      c.token_seconds = number(0, 3) * 1e-4;
       decoding += c.running && c.remaining_prompt == 0;
       prefilling += c.running && c.remaining_prompt > 0;
       all.push_back(c);
     }
     StepBudget budget = Budget(n + number(0, 600), number(0, 4), number(0, 100));
+    if (number(0, 1)) budget.seconds = number(0, 10) * 0.005;
     const StepDecision d = Schedule(all, budget);
     int total = 0, begun = 0, logits = 0, moved = 0;
     for (size_t i = 0; i < all.size(); ++i) {

@@ -57,7 +57,8 @@ void Encode(KvType type, const float* values, int dim, int token, std::byte* ele
     high = std::max(high, Finite(values[c]));
   }
   const int levels = (1 << KvBits(type)) - 1;
-  const uint16_t min_bits = ToF16Down(low);
+  // +0 and -0 are one minimum: which of them is found depends on the order of comparison.
+  const uint16_t min_bits = ToF16Down(low == 0 ? 0.0f : low);
   const float m = FromF16(min_bits);
   const uint16_t scale_bits = high > low ? ToF16Up((high - m) / static_cast<float>(levels)) : 0;
   const float s = FromF16(scale_bits);

@@ -61,18 +61,18 @@ class CudaDevice : public Device {
       cudaGetLastError();  // not a failure of the device
       return nullptr;
     }
-    cudaMemsetAsync(data, 0, bytes, stream_);
+    Note("clearing new memory", cudaMemsetAsync(data, 0, bytes, stream_));
     return static_cast<std::byte*>(data);
   }
   void Free(std::byte* data, size_t) override { cudaFree(data); }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {
-    if (!Ready()) return;
+    if (!Ready() || bytes == 0) return;
     // From pageable memory the driver stages the bytes before it returns.
     Note("copy to the device", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
   }
   void CopyOut(void* to, const std::byte* from, size_t bytes) override;
   void Fill(std::byte* to, std::byte value, size_t bytes) override {
-    if (Ready()) Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
+    if (Ready() && bytes > 0) Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
   }
 
   void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {

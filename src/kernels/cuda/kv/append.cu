@@ -107,7 +107,7 @@ __device__ void Encode(const Head<E>& head, int bits, std::byte* scales, int tok
   low = WarpMin(low);
   high = WarpMax(high);
   const float levels = static_cast<float>((1 << bits) - 1);
-  const uint16_t min_bits = FloatToF16Down(low);
+  const uint16_t min_bits = FloatToF16Down(low == 0 ? 0.0f : low);
   const float m = F16ToFloat(min_bits);
   const uint16_t scale_bits = high > low ? FloatToF16Up(__fdiv_rn(high - m, levels)) : 0;
   const float s = F16ToFloat(scale_bits);

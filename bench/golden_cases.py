@@ -12,6 +12,7 @@ the standard error of the recorded scores, and at least one case). Standard libr
 """
 import argparse
 import collections
+import concurrent.futures
 import contextlib
 import gzip
 import json
@@ -73,6 +74,8 @@ def report(results: list[dict]) -> bool:
     good = True
     for attention in sorted({a for a, _ in groups}):
         rows = [r for r in results if r["attention"] == attention]
+        if len({length for _, length in groups}) > 1:
+            print(f"{attention}, all: {100 * statistics.fmean(r['identical'] for r in rows):.1f} % identical, score {100 * statistics.fmean(r['score'] for r in rows):.1f}, recorded {100 * statistics.fmean(r['recorded'] for r in rows):.1f}")
         identical = statistics.fmean(r["identical"] for r in rows)
         loss = statistics.fmean(r["recorded"] - r["score"] for r in rows)
         error = max(2 * statistics.pstdev(r["recorded"] for r in rows) / math.sqrt(len(rows)), 1 / len(rows))
@@ -92,7 +95,8 @@ def main() -> int:
     where.add_argument("--server", help="the lserve program: start one with the default model, and end it")
     parser.add_argument("--out", type=pathlib.Path, help="JSON lines, one a case; those already there are not run again (default: not kept)")
     parser.add_argument("--modes", default="dense,lserve")
-    parser.add_argument("--budget", type=int, default=BUDGET, help="tokens, for lserve (default: %(default)s)")
+    parser.add_argument("--budget", default=str(BUDGET), help="tokens, for lserve; several, comma separated, are told apart (default: %(default)s)")
+    parser.add_argument("--concurrency", type=int, default=1, help="requests at a time")
     parser.add_argument("--lengths", default="4096,16384", help="with --per-task (default: %(default)s)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--per-task", type=int, help="cases a task at every length")
@@ -120,23 +124,35 @@ def run(args) -> list[dict]:
     results = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out and args.out.exists() else []
     done = {(r["attention"], r["task"], r["length"], r["index"]) for r in results}
     taken = collections.Counter()
-    with gzip.open(CASES, "rt") as lines, (args.out.open("a") if args.out else contextlib.nullcontext()) as out:
+    budgets = [int(b) for b in args.budget.split(",")]
+    jobs = []
+    with gzip.open(CASES, "rt") as lines:
         for case in map(json.loads, lines):
             number = taken[case["task"], case["length"]]
             taken[case["task"], case["length"]] += 1
-            for attention in args.modes.split(","):
-                if not wanted(args, attention, case, number) or (attention, case["task"], case["length"], case["index"]) in done:
-                    continue
-                answer = ask(args.url, model, case, attention, args.budget)
-                text, own = answer["choices"][0]["text"], answer["usage"]["lserve"]
-                results.append({"attention": attention, "task": case["task"], "length": case["length"], "index": case["index"], "text": text,
-                                "identical": text == case["dense_text"], "score": score(case, text), "recorded": case["dense_score"],
-                                "pages_read": own["pages_read"], "pages_total": own["pages_total"]})
-                if out:
-                    out.write(json.dumps(results[-1]) + "\n")
-                    out.flush()
-                print(f"{attention} {case['task']} {case['length']} #{case['index']}: "
-                      f"{'identical' if results[-1]['identical'] else repr(text[:80])} score {results[-1]['score']:.2f}", file=sys.stderr)
+            for mode in args.modes.split(","):
+                for budget in budgets if mode == "lserve" else [None]:
+                    label = mode if budget is None or len(budgets) == 1 else f"{mode} {budget}"
+                    if wanted(args, mode, case, number) and (label, case["task"], case["length"], case["index"]) not in done:
+                        jobs.append((label, mode, budget, case))
+
+    def one(job) -> dict:
+        label, mode, budget, case = job
+        answer = ask(args.url, model, case, mode, budget)
+        text, own = answer["choices"][0]["text"], answer["usage"]["lserve"]
+        return {"attention": label, "task": case["task"], "length": case["length"], "index": case["index"], "text": text,
+                "identical": text == case["dense_text"], "score": score(case, text), "recorded": case["dense_score"],
+                "pages_read": own["pages_read"], "pages_total": own["pages_total"]}
+
+    with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool, (args.out.open("a") if args.out else contextlib.nullcontext()) as out:
+        for result in concurrent.futures.as_completed([pool.submit(one, job) for job in jobs]):
+            r = result.result()
+            results.append(r)
+            if out:
+                out.write(json.dumps(r) + "\n")
+                out.flush()
+            print(f"{r['attention']} {r['task']} {r['length']} #{r['index']}: "
+                  f"{'identical' if r['identical'] else repr(r['text'][:80])} score {r['score']:.2f}", file=sys.stderr)
     return results
 
 

@@ -174,7 +174,10 @@ Command AddBench(CLI::App* app) {
       ->capture_default_str();
   app->add_flag("--json", flags->json, "One JSON object a line instead of a table");
   flags->engine.AddTo(app);
-  return [flags] { return RunBench(flags.get()); };
+  CLI::App* serve = app->add_subcommand("serve", "Load on a running server of OpenAI's API");
+  const Command run_serve = AddBenchServe(serve);
+  return
+      [flags, serve, run_serve] { return serve->parsed() ? run_serve() : RunBench(flags.get()); };
 }
 
 }  // namespace lserve

@@ -14,6 +14,7 @@ Command AddGenerate(CLI::App* app);
 Command AddChat(CLI::App* app);
 Command AddPull(CLI::App* app);
 Command AddBench(CLI::App* app);
+Command AddBenchServe(CLI::App* app);  // a subcommand of bench
 Command AddInspect(CLI::App* app);
 
 }  // namespace lserve

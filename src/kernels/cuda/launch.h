@@ -17,7 +17,8 @@ size_t PrefillWorkspace(int num_tiles, const PlanShape& shape);
 
 cudaError_t LaunchPrefill(const PrefillArgs& args, cudaStream_t stream);
 
-size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim);
+// `deterministic`: as in the arguments; true is enough for both.
+size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim, bool deterministic = true);
 
 cudaError_t LaunchDecode(const DecodeArgs& args, cudaStream_t stream);
 

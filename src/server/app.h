@@ -13,6 +13,7 @@
 #include "server/http_types.h"
 #include "server/metrics.h"
 #include "server/options.h"
+#include "server/running_calls.h"
 #include "server/served_model.h"
 
 namespace lserve {
@@ -23,6 +24,7 @@ struct App {
   const ServerOptions options;
   boost::asio::thread_pool* const workers;
   const std::shared_ptr<EventHub> hub = std::make_shared<EventHub>();
+  RunningCalls calls;
   Metrics metrics;
   const int64_t started = std::time(nullptr);  // seconds since 1970
   std::atomic<int64_t> waiting_tokens{

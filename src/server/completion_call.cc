@@ -59,6 +59,9 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
 
   void Start(HttpRequest http) {
     request_id_ = http.request_id.empty() ? header_.id : http.request_id;
+    for (const std::string& id : Ids()) {
+      app_->calls.Add(id, responder_->executor(), weak_from_this());
+    }
     net::post(*app_->workers, [me = shared_from_this(), body = std::move(http.body)] {
       auto prepared = me->PrepareSafely(body);
       net::post(me->responder_->executor(), [me, prepared = std::move(prepared)]() mutable {
@@ -69,7 +72,9 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
 
   void Abort(AbortReason reason) override {
     if (done_) return;
-    if (reason == AbortReason::kTimedOut) {
+    if (reason == AbortReason::kRequested) {
+      Fail({499, "the request was aborted, as somebody asked", "", "aborted"});
+    } else if (reason == AbortReason::kTimedOut) {
       Fail({504, "the request took too long and was aborted", "", "timeout"});
     } else {
       Finish("client gone");
@@ -148,6 +153,12 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
       choices_.push_back(std::move(choice));
     }
     if (request_.stream) Tick();
+  }
+
+  // What it can be aborted by.
+  std::vector<std::string> Ids() const {
+    if (request_id_ == header_.id) return {header_.id};
+    return {header_.id, request_id_};
   }
 
   const Tokenizer& tokenizer() const { return model_->engine().tokenizer(); }
@@ -384,6 +395,7 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
     if (std::exchange(done_, true)) return;
     timer_.cancel();
     app_->hub->Remove(key_);
+    for (const std::string& id : Ids()) app_->calls.Remove(id, this);
     for (Choice& choice : choices_) {
       Begin(&choice);
       if (choice.finished) continue;

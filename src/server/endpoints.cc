@@ -105,6 +105,12 @@ HttpResponse GetModels(const App& app) {
   return JsonResponse({{"object", "list"}, {"data", std::move(list)}});
 }
 
+HttpResponse AbortCompletion(App* app, const std::string& id) {
+  if (app->calls.Abort(id)) return JsonResponse({{"id", id}, {"object", "completion.aborted"}});
+  return app->ErrorResponse(
+      {404, fmt::format("no request with id '{}' is running", id.substr(0, 200)), "", "not_found"});
+}
+
 std::shared_ptr<Exchange> StartTokenize(App* app, HttpRequest request,
                                         std::shared_ptr<Responder> responder) {
   return StartJson<TokenizeRequest>(app, std::move(request), std::move(responder),

@@ -14,6 +14,10 @@ HttpResponse GetLive(const App& app);
 HttpResponse GetVersion(const App& app);
 HttpResponse GetMetrics(const App& app);
 HttpResponse GetModels(const App& app);
+HttpResponse GetOpenApi(const App& app);  // openapi.cc
+
+// DELETE of a completion by its id or X-Request-Id: it ends within a step.
+HttpResponse AbortCompletion(App* app, const std::string& id);
 
 std::shared_ptr<Exchange> StartTokenize(App* app, HttpRequest request,
                                         std::shared_ptr<Responder> responder);

@@ -42,6 +42,7 @@ class Responder {
 enum class AbortReason {
   kDisconnected,  // the client went away or does not read; nothing can be sent any more
   kTimedOut,      // request_time is over; an error is to be sent
+  kRequested,     // somebody asked for it; likewise
 };
 
 // A request that is being worked on and not answered yet. The session keeps it alive until the

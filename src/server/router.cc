@@ -29,6 +29,13 @@ class HeaderResponder : public Responder {
   const std::vector<std::pair<std::string, std::string>> headers_;
 };
 
+constexpr char kGet[] = "GET, HEAD, OPTIONS", kPost[] = "POST, OPTIONS",
+               kDelete[] = "DELETE, OPTIONS";
+
+bool Allows(const std::string& methods, const std::string& method) {
+  return (", " + methods + ",").find(", " + method + ",") != std::string::npos;
+}
+
 // JSON, or nothing said about it. A page in a browser cannot send this type without asking (CORS)
 // first.
 bool IsJson(std::string type) {
@@ -50,19 +57,19 @@ Router::Router(App* app) : app_(app), keys_(app->options.api_keys) {
                        responder->Send(std::move(response));
                        return std::shared_ptr<Exchange>();
                      },
-                     false, open};
+                     kGet, open};
   };
   const auto post = [&](const char* path, auto start) {
     routes_[path] = {[app, start](HttpRequest request, std::shared_ptr<Responder> responder) {
                        return start(app, std::move(request), std::move(responder));
                      },
-                     true, false};
+                     kPost, false};
   };
   const auto completion = [&](const char* path, bool chat) {
     routes_[path] = {[app, chat](HttpRequest request, std::shared_ptr<Responder> responder) {
                        return StartCompletion(app, chat, std::move(request), std::move(responder));
                      },
-                     true, false};
+                     kPost, false};
   };
   get("/health", GetHealth, true);
   get("/live", GetLive, true);
@@ -73,6 +80,17 @@ Router::Router(App* app) : app_(app), keys_(app->options.api_keys) {
   post("/detokenize", StartDetokenize);
   completion("/v1/chat/completions", true);
   completion("/v1/completions", false);
+  get("/openapi.json", GetOpenApi);
+  for (const std::string path : {"/v1/chat/completions/", "/v1/completions/"}) {
+    routes_[path] = {[app, path](HttpRequest request, std::shared_ptr<Responder> responder) {
+                       HttpResponse response =
+                           AbortCompletion(app, request.path.substr(path.size()));
+                       app->metrics.CountResponse(response.status);
+                       responder->Send(std::move(response));
+                       return std::shared_ptr<Exchange>();
+                     },
+                     kDelete, false};
+  }
 }
 
 std::string Router::AllowedOrigin(const std::string& origin) const {
@@ -83,8 +101,15 @@ std::string Router::AllowedOrigin(const std::string& origin) const {
   return "";
 }
 
+const Router::Route* Router::Find(const std::string& path) const {
+  auto found = routes_.find(path);
+  if (found == routes_.end() && path.find('/') != std::string::npos)
+    found = routes_.find(path.substr(0, path.rfind('/') + 1));
+  return found == routes_.end() || found->first == "/" ? nullptr : &found->second;
+}
+
 HttpResponse Router::Options(const Route& route, bool cors) const {
-  const std::string methods = route.post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS";
+  const std::string& methods = route.methods;
   HttpResponse response{204, ""};
   response.headers.push_back({"Allow", methods});
   if (cors) {
@@ -111,8 +136,7 @@ std::shared_ptr<Exchange> Router::Handle(HttpRequest request,
   };
   const auto refuse = [&](const ApiError& error) { return answer(app_->ErrorResponse(error)); };
 
-  const auto found = routes_.find(request.path);
-  const Route* route = found == routes_.end() ? nullptr : &found->second;
+  const Route* route = Find(request.path);
   if (route && request.method == "OPTIONS") return answer(Options(*route, !origin.empty()));
   if ((!route || !route->open) && !keys_.Allows(request.authorization)) {
     return refuse({401,
@@ -124,16 +148,15 @@ std::shared_ptr<Exchange> Router::Handle(HttpRequest request,
     return refuse(
         {404, fmt::format("there is no {}", request.path.substr(0, 200)), "", "not_found"});
   }
-  const bool is_get = request.method == "GET" || request.method == "HEAD";
-  if (route->post ? request.method != "POST" : !is_get) {
+  if (!Allows(route->methods, request.method)) {
     HttpResponse response = app_->ErrorResponse(
         {405,
          fmt::format("{} cannot be asked for with {}", request.path, request.method.substr(0, 40)),
          "", "method_not_allowed"});
-    response.headers.push_back({"Allow", route->post ? "POST, OPTIONS" : "GET, HEAD, OPTIONS"});
+    response.headers.push_back({"Allow", route->methods});
     return answer(std::move(response));
   }
-  if (route->post && !IsJson(request.content_type)) {
+  if (route->methods == kPost && !IsJson(request.content_type)) {
     return refuse({415,
                    fmt::format("Content-Type: must be application/json, not {}",
                                request.content_type.substr(0, 100)),

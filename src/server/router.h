@@ -20,16 +20,17 @@ class Router {
  private:
   struct Route {
     HttpHandler handler;
-    bool post = false;  // POST with a JSON body; else GET and HEAD
-    bool open = false;  // needs no API key
+    std::string methods;  // as in Allow; POST has a JSON body
+    bool open = false;    // needs no API key
   };
   // The value of Access-Control-Allow-Origin for a request from `origin`; empty: none.
   std::string AllowedOrigin(const std::string& origin) const;
   HttpResponse Options(const Route& route, bool cors) const;
+  const Route* Find(const std::string& path) const;
 
   App* const app_;
   const ApiKeys keys_;
-  std::map<std::string, Route> routes_;
+  std::map<std::string, Route> routes_;  // by path; one that ends in '/' stands for all below it
 };
 
 }  // namespace lserve

@@ -97,6 +97,7 @@ class ServerImpl : public Server {
     // would.
     host_.WaitUntilEmpty(Clock::now() + std::chrono::seconds(1));
     app_.hub->Close();
+    app_.calls.Close();
     work_.reset();
     io_.stop();
     for (std::thread& thread : threads_) thread.join();

@@ -270,8 +270,10 @@ std::string Session<Stream>::Head(const HttpResponse& response, std::optional<si
   if (host_->draining) keep_alive_ = false;
   const auto reason =
       http::obsolete_reason(http::int_to_status(static_cast<unsigned>(response.status)));
-  std::string head = fmt::format("HTTP/1.1 {} {}\r\nServer: lserve\r\n", response.status,
-                                 std::string_view(reason.data(), reason.size()));
+  std::string head =
+      fmt::format("HTTP/1.1 {} {}\r\nServer: lserve\r\n", response.status,
+                  response.status == 499 ? "Client Closed Request"  // nginx's, in no standard
+                                         : std::string_view(reason.data(), reason.size()));
   if (!response.content_type.empty() && response.status != 204) {
     head += fmt::format("Content-Type: {}\r\n", response.content_type);
   }

@@ -234,6 +234,7 @@ bool FakeEngine::Step(Running* running) {
   }
   if (running->sent == running->answer.size()) return Finish(running, running->reason);
   const int32_t id = running->answer[running->sent++];
+  if (running->sent == settings_.pause_after) paused_ = true;
   TokenOutput token;
   token.id = id;
   if (request.sampling.logprobs >= 0) token = WithLogprobs(id, request.sampling.logprobs);

@@ -26,7 +26,8 @@ class FakeEngine : public Engine {
     std::string answer =
         "Gr\xc3\xbc\xc3\x9f"
         "e! The quick brown fox jumps over the lazy dog.";
-    std::string chat_template;  // empty: a ChatML one
+    size_t pause_after = SIZE_MAX;  // as Pause(true) once an answer has so many tokens
+    std::string chat_template;      // empty: a ChatML one
   };
   FakeEngine() : FakeEngine(Settings()) {}
   explicit FakeEngine(Settings settings);

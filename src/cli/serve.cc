@@ -114,8 +114,9 @@ int RunServe(Flags* flags) {
   Result<std::unique_ptr<Server>> started = Server::Start(options, nullptr);
   if (!started.ok()) return Fail(started.status());
   std::unique_ptr<Server> server = std::move(*started);
-  spdlog::info("listening on http://{}:{} (503 until the model is loaded)", options.host,
-               server->port());
+  const std::string url = fmt::format("{}://{}:{}", options.tls_cert.empty() ? "http" : "https",
+                                      options.host, server->port());
+  spdlog::info("listening on {} (503 until the model is loaded)", url);
 
   std::unique_ptr<Engine> engine;
   Status error;
@@ -143,7 +144,7 @@ int RunServe(Flags* flags) {
   fmt::print(stderr, "{}\n", engine->Describe());
   if (Status s = server->SetEngine(engine.get()); !s.ok())
     spdlog::warn("chat requests will be refused: {}", s.message());
-  spdlog::info("ready: http://{}:{}/v1", options.host, server->port());
+  spdlog::info("ready: {}/v1", url);
 
   mailbox->Wait();
   const milliseconds patience(static_cast<int64_t>(flags->shutdown_seconds * 1000));
@@ -223,6 +224,9 @@ Command AddServe(CLI::App* app) {
                   "key that requests must bear (repeatable; also LSERVE_API_KEY)")
       ->group(group);
   app->add_option("--api-key-file", flags->api_key_file, "file with one key a line")->group(group);
+  app->add_option("--tls-cert", o.tls_cert, "PEM file of the certificate chain: serve https")
+      ->group(group);
+  app->add_option("--tls-key", o.tls_key, "PEM file of its private key")->group(group);
   app->add_option("--cors-origin", o.cors_origins, "origin that browsers may call from; *: any")
       ->group(group);
   app->add_option("--shutdown-timeout", flags->shutdown_seconds,

@@ -52,19 +52,27 @@ void Listener::OnAccept(error_code ec, tcp::socket socket) {
   }
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
-  const int limit = host_->options->connections;
-  const int open = host_->count();
-  if (open < limit + kRejections) {
-    auto session = std::make_shared<Session<tcp::socket>>(std::move(socket), host_);
-    if (open < limit) {
-      session->Start();
-    } else {
-      session->StartRejecting({503,
-                               fmt::format("{} connections are open, the limit is {}", open, limit),
-                               "", "too_many_connections"});
-    }
+  if (tls_) {
+    Start(TlsStream(std::move(socket), *tls_));
+  } else {
+    Start(std::move(socket));
   }
   Accept();
+}
+
+template <typename Stream>
+void Listener::Start(Stream stream) {
+  const int limit = host_->options->connections;
+  const int open = host_->count();
+  if (open >= limit + kRejections) return;
+  auto session = std::make_shared<Session<Stream>>(std::move(stream), host_);
+  if (open < limit) {
+    session->Start();
+  } else {
+    session->StartRejecting({503,
+                             fmt::format("{} connections are open, the limit is {}", open, limit),
+                             "", "too_many_connections"});
+  }
 }
 
 void Listener::Close() {

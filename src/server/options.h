@@ -41,6 +41,8 @@ struct ServerOptions {
   int network_threads = 1;
   int worker_threads = 2;  // JSON, chat templates, tokenising
 
+  std::string tls_cert, tls_key;  // PEM files; both empty: plain HTTP
+
   // Names the model answers to; the first is the one /v1/models and answers show. Empty: the
   // engine's name for it.
   std::vector<std::string> model_names;

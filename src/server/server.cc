@@ -54,6 +54,12 @@ class ServerImpl : public Server {
       auto parsed = ChatTemplate::Parse(app_.options.chat_template, app_.options.template_limits);
       if (!parsed.ok()) return parsed.status().Annotate("chat template");
     }
+    const ServerOptions& options = app_.options;
+    if (!options.tls_cert.empty() || !options.tls_key.empty()) {
+      auto tls = MakeTlsContext(options.tls_cert, options.tls_key);
+      if (!tls.ok()) return tls.status();
+      listener_->UseTls(std::move(*tls));
+    }
     if (Status s = listener_->Open(); !s.ok()) return s;
     if (engine) {
       // A model's own template that cannot be read keeps only chats from working.

@@ -93,16 +93,34 @@ Session<Stream>::~Session() {
 template <typename Stream>
 void Session<Stream>::Start() {
   host_->Add(this, self());
-  net::post(stream_.get_executor(), [me = self()] {
-    me->SetDeadline(me->options_.idle_time);
-    me->WaitForData();
+  Begin([this] {
+    SetDeadline(options_.idle_time);
+    WaitForData();
+  });
+}
+
+// Runs `next` on the strand, with TLS once the client is known to speak it.
+template <typename Stream>
+void Session<Stream>::Begin(std::function<void()> next) {
+  net::post(stream_.get_executor(), [me = self(), next = std::move(next)] {
+    if (me->state_ == State::kClosed) return;
+    if constexpr (std::is_same_v<Stream, TlsStream>) {
+      me->SetDeadline(me->options_.header_time);
+      me->stream_.async_handshake(TlsStream::server, [me, next](error_code ec) {
+        if (me->state_ == State::kClosed) return;
+        if (ec) return me->DoClose();
+        next();
+      });
+    } else {
+      next();
+    }
   });
 }
 
 template <typename Stream>
 void Session<Stream>::StartRejecting(ApiError error) {
   host_->Add(this, self());
-  net::post(stream_.get_executor(), [me = self(), error = std::move(error)] { me->Fail(error); });
+  Begin([this, error = std::move(error)] { Fail(error); });
 }
 
 template <typename Stream>
@@ -369,6 +387,12 @@ template <typename Stream>
 void Session<Stream>::Linger() {
   state_ = State::kLinger;
   error_code ec;
+  if constexpr (std::is_same_v<Stream, TlsStream>) {
+    // The client's close, or a read that is under way, or the deadline ends it.
+    SetDeadline(kLingerTime);
+    stream_.async_shutdown([me = self()](error_code) { me->DoClose(); });
+    return;
+  }
   boost::beast::get_lowest_layer(stream_).shutdown(net::ip::tcp::socket::shutdown_send, ec);
   if (ec || reading_) return DoClose();
   SetDeadline(kLingerTime);
@@ -420,5 +444,6 @@ void Session<Stream>::OnDeadline() {
 }
 
 template class Session<net::ip::tcp::socket>;
+template class Session<TlsStream>;
 
 }  // namespace lserve

@@ -12,6 +12,7 @@
 #include <boost/beast/http/string_body.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -22,6 +23,7 @@
 #include "server/api_error.h"
 #include "server/http_types.h"
 #include "server/options.h"
+#include "server/tls.h"
 
 namespace lserve {
 
@@ -91,6 +93,7 @@ class Session : public Responder,
   using Milliseconds = std::chrono::milliseconds;
 
   std::shared_ptr<Session> self() { return this->shared_from_this(); }
+  void Begin(std::function<void()> next);
   void WaitForData();
   void OnData(boost::system::error_code ec, size_t bytes);
   void ReadRequest();
@@ -131,5 +134,6 @@ class Session : public Responder,
 };
 
 extern template class Session<boost::asio::ip::tcp::socket>;
+extern template class Session<TlsStream>;
 
 }  // namespace lserve

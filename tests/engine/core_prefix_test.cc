@@ -1,5 +1,7 @@
 // What the prefix cache does for requests: conversations, agents, equal prompts at the same time,
 // and sequences that lost their pages.
+#include <random>
+
 #include "tests/engine/core_harness.h"
 
 namespace lserve::testing {
@@ -200,6 +202,66 @@ TEST(CorePrefix, QueriesAndHitsAreCountedInTokens) {
   EXPECT_EQ(harness.core().stats().prefix_hits, 448);
   EXPECT_EQ(harness.core().stats().prompt_tokens, 1000);
   EXPECT_EQ(harness.core().stats().retrieval_pages_used, 0) << "idle pages count as free";
+}
+
+// Conversations of several users at once, answers shared, in pools of every size: all of them end,
+// no page is lost, and a turn that continues a conversation finds all that the pools still hold.
+TEST(CorePrefix, RandomConversations) {
+  EngineStats total;
+  for (uint64_t seed = 1; seed <= 120; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    const auto number = [&](int low, int high) {
+      return std::uniform_int_distribution<int>(low, high)(random);
+    };
+    CoreSetup setup;
+    setup.deterministic = false;
+    setup.max_context = 1280;
+    setup.pages = number(20, 40);
+    setup.max_running = number(2, 6);
+    setup.step_tokens = number(8, 200);
+    setup.checkpoint_blocks = number(1, 12);
+    CoreHarness harness(setup);
+    struct Talk {
+      Request request;
+      int turns = 0;
+    };
+    std::vector<Talk> talks(static_cast<size_t>(number(2, 6)));
+    for (size_t i = 0; i < talks.size(); ++i) {
+      talks[i].request = Make("t" + std::to_string(i), number(1, 300), number(1, 400));
+      if (number(0, 3) == 0) talks[i].request.attention = AttentionMode::kDense;
+      harness.Add(talks[i].request);
+    }
+    for (int step = 0; !harness.core().idle(); ++step) {
+      ASSERT_LT(step, 60000) << "somebody starves";
+      harness.core().Step();
+      if (step % 16 == 0) harness.ExpectWhole();
+      for (Talk& talk : talks) {
+        const Heard& heard = harness.heard(talk.request.id);
+        if (heard.finishes == 0 || talk.turns >= 4) continue;
+        ASSERT_EQ(heard.end.reason, FinishReason::kLength);
+        Request next =
+            Next(talk.request.id + "+", talk.request, heard, number(1, 90), number(1, 90));
+        next.attention = talk.request.attention;
+        ++talk.turns;
+        if (static_cast<int>(next.prompt.size()) + 100 > 640) {
+          talk.turns = 4;
+          continue;
+        }
+        talk.request = next;
+        harness.Add(next);
+      }
+    }
+    harness.ExpectWhole();
+    const EngineStats stats = harness.core().stats();
+    total.preemptions += stats.preemptions;
+    total.replays += stats.replays;
+    total.prefix_hits += stats.prefix_hits;
+    total.prefix_queries += stats.prefix_queries;
+  }
+  EXPECT_GT(total.preemptions, 20);
+  EXPECT_GT(total.replays, 2);
+  EXPECT_GT(total.prefix_hits, total.prefix_queries / 4);
 }
 
 }  // namespace

@@ -274,10 +274,11 @@ int CheckKernel(const char* name, Launcher launch, bool hopper, bool quick) {
   }
   int failed = 0;
   Error most;
-  uint32_t seed = 1, skipped = 0;
+  uint32_t seed = 1;
+  std::mt19937 random(3);
   for (const PrefillShape& s : shapes) {
     for (int q_tile : {0, 64, 100}) {
-      if (quick && ++skipped % 3 != 0) continue;
+      if (quick && random() % 3 != 0) continue;
       if (q_tile == 0) q_tile = hopper ? cuda::PrefillTileSm90(s.dim) : cuda::kPrefillTileGeneric;
       if (q_tile == 100 && seed % 3 != 0) continue;
       const Error e = CheckShape(s, q_tile, launch, seed++);
@@ -351,15 +352,18 @@ Timing Time(const PrefillShape& s, Launcher launch, int q_tile, int repeats) {
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
+  // Launches back to back, as an engine queues layers: the host's part hides behind the device's.
+  Check(launch(args, nullptr), "launch");
+  Check(cudaDeviceSynchronize(), "kernel");
   std::vector<float> times;
-  for (int i = 0; i < repeats + 1; ++i) {  // the first warms up
+  for (int i = 0; i < 3; ++i) {
     cudaEventRecord(begin);
-    Check(launch(args, nullptr), "launch");
+    for (int r = 0; r < repeats; ++r) Check(launch(args, nullptr), "launch");
     cudaEventRecord(end);
     Check(cudaEventSynchronize(end), "kernel");
     float ms;
     cudaEventElapsedTime(&ms, begin, end);
-    if (i > 0) times.push_back(ms);
+    times.push_back(ms / static_cast<float>(repeats));
   }
   cudaEventDestroy(begin);
   cudaEventDestroy(end);
@@ -377,7 +381,7 @@ void Speed(Launcher launch, bool quick, FILE* json) {
   };
   std::printf("\n%-34s %9s %9s %8s %8s\n", "32/8 heads", "ms", "TFLOP/s", "visited", "ideal/is");
   const auto row = [&](const std::string& name, const PrefillShape& s, double dense_ms) {
-    const int repeats = s.chunk >= 65536 ? 3 : s.chunk >= 32768 ? 7 : 15;
+    const int repeats = s.chunk + s.history > 100000 ? 1 : s.chunk >= 32768 ? 5 : 20;
     const Timing t = Time(s, launch, cuda::PrefillTileSm90(s.dim), repeats);
     std::printf("%-34s %9.3f %9.1f %8.3f", name.c_str(), t.ms, t.tflops, t.fraction);
     if (dense_ms > 0) std::printf(" %8.3f", t.fraction * dense_ms / t.ms);
@@ -388,7 +392,7 @@ void Speed(Launcher launch, bool quick, FILE* json) {
                    name.c_str(), t.ms, t.tflops, t.fraction);
     return t.ms;
   };
-  for (int k : quick ? std::vector<int>{8, 32} : std::vector<int>{8, 16, 32, 64, 128})
+  for (int k : quick ? std::vector<int>{8, 32, 128} : std::vector<int>{8, 16, 32, 64, 128})
     row("dense " + std::to_string(k) + "K", shape(128, 0, k * 1024), 0);
   for (int k : quick ? std::vector<int>{16} : std::vector<int>{8, 32})
     row("dense D 64 " + std::to_string(k) + "K", shape(64, 0, k * 1024), 0);

@@ -10,6 +10,7 @@ struct DeviceFacts {
   int processors = 1;    // multiprocessors
   int capability = 0;    // 90 for sm_90
   int shared_bytes = 0;  // of a thread block, at most
+  int l2_bytes = 0;
 };
 
 inline const DeviceFacts& Facts() {
@@ -21,6 +22,7 @@ inline const DeviceFacts& Facts() {
     cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
     cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
     cudaDeviceGetAttribute(&f.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    cudaDeviceGetAttribute(&f.l2_bytes, cudaDevAttrL2CacheSize, device);
     f.capability = 10 * major + minor;
     return f;
   }();

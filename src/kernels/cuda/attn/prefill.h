@@ -13,7 +13,7 @@ namespace lserve::cuda {
 struct PrefillQueue {
   int32_t next;  // zero before the launch
   int32_t pad[3];
-  int32_t order[1];  // num_tiles, as LongestFirst gives them
+  int32_t order[1];  // num_tiles, as PrefillOrder gives them
 };
 
 // Hopper: TMA, wgmma. REQUIRES: strides in bytes and pointers are multiples of 16.

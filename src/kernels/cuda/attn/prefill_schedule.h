@@ -9,9 +9,11 @@
 
 namespace lserve::cuda {
 
-// Indices of the tiles, those that list most blocks first, so that what is left for the last is
-// small; equals in their order, so that heads with the same reach read the same K and V at about
-// the same time. All blocks cost alike.
-std::vector<int32_t> LongestFirst(std::span<const Tile> tiles, const Run* runs);
+// Indices of the tiles. KV heads are worked off in sections of `heads_per_section` neighbours,
+// whose K and V together stay in the L2 cache; the section with most work first. Within a section
+// the tiles that list most blocks come first, so that what is left for the last is small, and
+// equals keep their order. All blocks cost alike. `group`: query heads of a KV head.
+std::vector<int32_t> PrefillOrder(std::span<const Tile> tiles, const Run* runs, int group,
+                                  int heads_per_section);
 
 }  // namespace lserve::cuda

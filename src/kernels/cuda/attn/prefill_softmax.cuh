@@ -31,8 +31,13 @@ __device__ __forceinline__ float LogSum(float max, float sum, float scale) {
   return sum > 0.f ? (max * scale + log2f(sum)) / kLog2E : -INFINITY;
 }
 
-// s = exp(scale * s - new maximum); `rescale` is what earlier sums and outputs must be multiplied
-// with (the sums are). A row that has seen no key yet keeps zeros: its maximum counts as 0.
+// A row's reference maximum moves only when scores exceed it by this many powers of two: sums and
+// outputs are relative to it, and rarely moving it saves their rescaling.
+inline constexpr float kMaximumSlack = 8.f;
+
+// s = exp(scale * s - the row's reference maximum); `rescale` is what earlier outputs must be
+// multiplied with (sums are), mostly 1. A row that has seen no key yet keeps zeros: its maximum
+// counts as 0.
 template <int kSize>
 __device__ __forceinline__ void SoftmaxStep(float (&s)[kSize], float scale, SoftmaxRows* rows,
                                             float (&rescale)[2]) {
@@ -45,9 +50,10 @@ __device__ __forceinline__ void SoftmaxStep(float (&s)[kSize], float scale, Soft
       m1 = fmaxf(m1, fmaxf(s[g + 4 + 2 * r], s[g + 4 + 2 * r + 1]));
     }
     const float before = rows->max[r];
-    const float now = fmaxf(before, QuadMax(fmaxf(m0, m1)));
+    const float most = fmaxf(before, QuadMax(fmaxf(m0, m1)));
+    const float now = (most - before) * scale <= kMaximumSlack ? before : most;
     const float base = now == -INFINITY ? 0.f : now * scale;
-    rescale[r] = ptx::Exp2(before * scale - base);
+    rescale[r] = now == before ? 1.f : ptx::Exp2(before * scale - base);
     rows->max[r] = now;
     float sum0 = 0.f, sum1 = 0.f;
 #pragma unroll

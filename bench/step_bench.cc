@@ -14,6 +14,7 @@
 #include "cli/options.h"
 #include "core/data_dir.h"
 #include "engine/engine_device.h"
+#include "model/device_model.h"
 #include "model/fingerprint.h"
 #include "model/shapes.h"
 #include "sparse/head_pattern.h"
@@ -86,9 +87,12 @@ class Batch {
     parts_->runner->Forward({tokens, seq, positions, steps, wanted, best}, parts_->planner.get(),
                             parts_->cache.get(), Mat(nullptr, 0, parts_->config.vocab));
     CHECK(parts_->runner->Health().ok());
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     visits_ = parts_->planner->visits(0);
-    return std::chrono::duration<double>(Clock::now() - begin).count();
+    device_ms_ = static_cast<DeviceModel*>(parts_->runner.get())->device_milliseconds();
+    return seconds;
   }
+  double device_ms() const { return device_ms_; }
   const VisitCount& visits() const { return visits_; }
 
  private:
@@ -98,6 +102,7 @@ class Batch {
   std::vector<int> slots_;
   bool fits_ = true;
   VisitCount visits_;
+  double device_ms_ = 0;
 };
 
 Result<EngineParts> Load(Flags* flags) {
@@ -170,8 +175,11 @@ void Report(const Flags& flags, const EngineParts& parts, nlohmann::ordered_json
 int Main(Flags* flags) {
   Result<EngineParts> parts = Load(flags);
   if (!parts.ok()) return Fail(parts.status());
-  std::printf("| test    | attention | KV    | batch |   depth | tokens | ms a step | read %% |\n");
-  std::printf("|---------|-----------|-------|-------|---------|--------|-----------|--------|\n");
+  std::printf(
+      "| test    | attention | KV    | batch |   depth | tokens | ms a step | on GPU | read %% "
+      "|\n");
+  std::printf(
+      "|---------|-----------|-------|-------|---------|--------|-----------|--------|--------|\n");
   for (const std::string& name : flags->modes) {
     const AttentionMode mode = name == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
     for (int depth : flags->depths) {
@@ -184,17 +192,20 @@ int Main(Flags* flags) {
           continue;
         }
         std::vector<double> seconds;
+        double device_ms = 0;
         for (int i = 0; i < warm + flags->steps; ++i) {
           const double s = sequences.Step(depth + i, 1, true);
-          if (i >= warm) seconds.push_back(s);
+          if (i < warm) continue;
+          seconds.push_back(s);
+          device_ms += sequences.device_ms() / flags->steps;
         }
         const double ms =
             1000 * std::accumulate(seconds.begin(), seconds.end(), 0.0) / flags->steps;
         const VisitCount& v = sequences.visits();
         const double read =
             100.0 * static_cast<double>(v.pages_read) / static_cast<double>(v.pages_total);
-        std::printf("| decode  | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.1f |\n", name.c_str(),
-                    flags->engine.kv.c_str(), batch, depth, 1, ms, read);
+        std::printf("| decode  | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |\n",
+                    name.c_str(), flags->engine.kv.c_str(), batch, depth, 1, ms, device_ms, read);
         std::fflush(stdout);
         Report(*flags, *parts,
                {{"test", "decode"},
@@ -213,8 +224,9 @@ int Main(Flags* flags) {
         const VisitCount& v = sequence.visits();
         const double read = 100.0 * static_cast<double>(v.prefill_blocks_read) /
                             static_cast<double>(v.prefill_blocks_total);
-        std::printf("| prefill | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.1f |\n", name.c_str(),
-                    flags->engine.kv.c_str(), 1, depth, chunk, ms, read);
+        std::printf("| prefill | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |\n",
+                    name.c_str(), flags->engine.kv.c_str(), 1, depth, chunk, ms,
+                    sequence.device_ms(), read);
         std::fflush(stdout);
         Report(*flags, *parts,
                {{"test", "prefill"},

@@ -25,16 +25,7 @@ struct DeviceInfo {
   size_t total_bytes = 0, free_bytes = 0;
 };
 
-// y[n][rows] = x[n][cols] w[rows][cols]^T, row-major; x and w bf16.
-struct MatmulArgs {
-  const uint16_t* w = nullptr;
-  int rows = 0, cols = 0;
-  const uint16_t* x = nullptr;
-  int n = 0;
-  void* y = nullptr;
-  bool wide = false;        // y is float
-  bool accumulate = false;  // y += (float only)
-};
+using cuda::MatmulArgs;
 
 class Device : public Memory {
  public:
@@ -52,8 +43,9 @@ class Device : public Memory {
   virtual void RmsNorm(const float* x, const int32_t* from, const float* weight, float eps,
                        int rows, int cols, void* out, bool wide) = 0;
   virtual void Matmul(const MatmulArgs& args) = 0;
-  // gate_up [rows][2 cols] -> out [rows][cols].
-  virtual void SiluMul(const uint16_t* gate_up, int rows, int cols, uint16_t* out) = 0;
+  // out[n][rows / 2] = silu(x w_gate^T) * (x w_up^T) in bf16, gate and up one below the other in
+  // args.w; args.y is scratch [n][rows] in bf16.
+  virtual void SwiGlu(const MatmulArgs& args, uint16_t* out) = 0;
   virtual void Append(const cuda::AppendLaunch& args) = 0;
   virtual void Gather(const cuda::GatherLaunch& args) = 0;
   virtual void Select(const cuda::SelectLaunch& args) = 0;

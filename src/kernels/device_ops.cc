@@ -296,8 +296,10 @@ void DeviceOps::Attention(const AttentionArgs& args) {
     const Block tiles = In(plan.tiles.data(), plan.tiles.size_bytes());
     const Block runs = In(plan.runs.data(), plan.runs.size_bytes());
     const int num_tiles = static_cast<int>(plan.tiles.size());
+    PlanShape shape = plan.shape;
+    shape.q_tile = most_rows;
     const Block workspace(
-        device_.get(), device_->DecodeWorkspace(num_tiles, plan.shape, args.view.codec.dim()) + 1);
+        device_.get(), device_->DecodeWorkspace(num_tiles, shape, args.view.codec.dim()) + 1);
     cuda::DecodeArgs launch{};
     launch.q = q.as<uint16_t>();
     launch.out = out.as<uint16_t>();
@@ -308,7 +310,7 @@ void DeviceOps::Attention(const AttentionArgs& args) {
     launch.runs = runs.as<Run>();
     launch.num_tiles = num_tiles;
     launch.max_blocks = most_blocks;
-    launch.shape = plan.shape;
+    launch.shape = shape;
     launch.scale = args.scale;
     launch.deterministic = true;
     launch.workspace = workspace.data();

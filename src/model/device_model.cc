@@ -29,6 +29,24 @@ void Upload(Device* device, std::span<const T> data, Block* block) {
   device->CopyIn(block->data(), data.data(), data.size_bytes());
 }
 
+// The blocks that some tile of a KV head lists: what lies in the sinks, and from the first block
+// behind them that is listed to the last.
+void AppendGatherRanges(int kv_head, std::span<const Tile> tiles, std::span<const Run> runs,
+                        std::vector<cuda::GatherRange>* ranges) {
+  int sinks = 0, sink_end = 0, rest = INT32_MAX, end = 0;
+  for (const Tile& t : tiles) sinks = std::max(sinks, CeilDiv(t.sink_len, kBlockTokens));
+  for (const Tile& t : tiles) {
+    for (const Run& run : runs.subspan(Size(t.run_begin), Size(t.run_end - t.run_begin))) {
+      const int run_end = run.first + run.count;
+      if (run.first < sinks) sink_end = std::max(sink_end, std::min(run_end, sinks));
+      if (run_end > sinks) rest = std::min(rest, std::max(run.first, sinks));
+      end = std::max(end, run_end);
+    }
+  }
+  if (sink_end > 0) ranges->push_back({kv_head, 0, sink_end});
+  if (rest < end) ranges->push_back({kv_head, rest, end});
+}
+
 }  // namespace
 
 struct DeviceModel::Sizes {
@@ -244,28 +262,10 @@ void DeviceModel::PlanPrompts(const StepInput& input, Planner* planner, Step* st
         part.tile_begin = static_cast<int>(tile);
         part.range_begin = static_cast<int>(step->ranges.size());
         for (int h = h0; h < h1; ++h) {
-          // The blocks that some tile of the head lists, as one range or, with a gap, two.
-          int first_end = 0, second = INT32_MAX, end = 0;
-          for (; tile < host_tiles_.size() && host_tiles_[tile].head / config_.group() == h;
-               ++tile) {
-            const Tile& t = host_tiles_[tile];
-            for (int r = t.run_begin; r < t.run_end; ++r) {
-              const Run& run = host_runs_[Size(r)];
-              end = std::max(end, run.first + run.count);
-              if (t.sink_len > 0 && run.first * kBlockTokens < t.sink_len && r == t.run_begin)
-                first_end = std::max(
-                    first_end, std::min(run.first + run.count, CeilDiv(t.sink_len, kBlockTokens)));
-              else
-                second = std::min(second, run.first);
-            }
-            // A run that begins in the sink may go on into the window.
-            const Run& first = host_runs_[Size(t.run_begin)];
-            if (first.first + first.count > first_end) second = std::min(second, first_end);
-          }
-          second = std::min(second, end);
-          if (first_end > 0) step->ranges.push_back({h, 0, std::min(first_end, end)});
-          if (std::max(second, first_end) < end)
-            step->ranges.push_back({h, std::max(second, first_end), end});
+          const size_t first = tile;
+          while (tile < host_tiles_.size() && host_tiles_[tile].head / config_.group() == h) ++tile;
+          AppendGatherRanges(h, {host_tiles_.data() + first, tile - first}, host_runs_,
+                             &step->ranges);
         }
         part.tile_end = static_cast<int>(tile);
         part.range_end = static_cast<int>(step->ranges.size());
@@ -379,9 +379,9 @@ void DeviceModel::Layers(const Step& step, KvCache* cache) {
     device_->Matmul({w.o.as<uint16_t>(), c.hidden, q_width, attended, n, x, true, true});
 
     device_->RmsNorm(x, nullptr, w.ffn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    device_->Matmul(
-        {w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up, false, false});
-    device_->SiluMul(gate_up, n, c.intermediate, activated);
+    device_->SwiGlu(
+        {w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up, false, false},
+        activated);
     device_->Matmul({w.down.as<uint16_t>(), c.hidden, c.intermediate, activated, n, x, true, true});
   }
   Head(step);
@@ -417,6 +417,7 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
   UploadStep(input, planner, &step);
 
   const bool pure = step.prompts.empty() && step.all_logits && step.rows <= kMostGraphRows;
+  device_->Mark(0);
   if (!options_.graphs || !pure) {
     Layers(step, cache);
   } else {
@@ -434,6 +435,7 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
       if (graph->second >= 0) device_->RunGraph(graph->second);
     }
   }
+  device_->Mark(1);
   if (!input.greedy.empty()) {
     device_->CopyOut(input.greedy.data(), best_.data(), input.greedy.size_bytes());
     return;

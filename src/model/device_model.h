@@ -46,6 +46,8 @@ class DeviceModel : public ModelRunner {
   void SaveSelection(int slot, SelectionState* state) override;
   void LoadSelection(int slot, const SelectionState& state) override;
   size_t weight_bytes() const { return weights_.bytes(); }
+  // Of the last step: from its first kernel to its last.
+  double device_milliseconds() { return device_->Elapsed(0, 1); }
 
  private:
   struct Sizes;  // what the buffers hold

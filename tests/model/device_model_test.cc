@@ -3,9 +3,9 @@
 // decoding sequences, streaming heads, selection, graphs.
 //
 // Both round activations to bf16 at different places, so logits agree to a few of its steps: the
-// bar is 3 % of the logits' range, ten times what a wrong position, page or window would give.
-// Selection is compared apart (kernel tests): a near tie may choose another page. Here the device
-// takes the CPU's lists over and both go on with those.
+// bar is 3 % of the logits' range, 6 % with kv4, where a value near a border moves by a fifteenth
+// of its head's range. Selection is compared apart (kernel tests): a near tie may choose another
+// page. Here the device takes the CPU's lists over and both go on with those.
 #include "model/device_model.h"
 
 #include <gtest/gtest.h>
@@ -27,6 +27,7 @@ struct Kind {
   int q_heads, kv_heads, dim;
   bool bias, norm, tied;
   KvType kv;
+  double bar;  // of the logits' range
 };
 void PrintTo(const Kind& k, std::ostream* out) { *out << k.name; }
 
@@ -222,7 +223,7 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
             std::abs(got[r * static_cast<size_t>(c.vocab) + static_cast<size_t>(v)] - row[v]) /
             (*high - *low);
         worst = std::max(worst, error);
-        ASSERT_LT(error, 0.03) << what << ", piece " << r << ", token " << v;
+        ASSERT_LT(error, GetParam().bar) << what << ", piece " << r << ", token " << v;
       }
     }
     for (size_t i = 0; i < pieces.size(); ++i) {
@@ -259,10 +260,10 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
 }
 
 constexpr Kind kKinds[] = {
-    {"llama_d64_g3_kv16", Architecture::kLlama, 6, 2, 64, false, false, true, KvType::kKv16},
-    {"llama_d128_g4_kv8", Architecture::kLlama, 8, 2, 128, false, false, false, KvType::kKv8},
-    {"qwen2_d64_g7_kv8", Architecture::kQwen2, 14, 2, 64, true, false, true, KvType::kKv8},
-    {"qwen3_d128_g2_kv4", Architecture::kQwen3, 4, 2, 128, false, true, false, KvType::kKv4},
+    {"llama_d64_g3_kv16", Architecture::kLlama, 6, 2, 64, false, false, true, KvType::kKv16, 0.03},
+    {"llama_d128_g4_kv8", Architecture::kLlama, 8, 2, 128, false, false, false, KvType::kKv8, 0.03},
+    {"qwen2_d64_g7_kv8", Architecture::kQwen2, 14, 2, 64, true, false, true, KvType::kKv8, 0.03},
+    {"qwen3_d128_g2_kv4", Architecture::kQwen3, 4, 2, 128, false, true, false, KvType::kKv4, 0.06},
 };
 INSTANTIATE_TEST_SUITE_P(Kinds, DeviceModelTest, ::testing::ValuesIn(kKinds),
                          [](const auto& info) { return std::string(info.param.name); });

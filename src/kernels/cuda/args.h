@@ -14,6 +14,18 @@ namespace lserve::cuda {
 
 using Bf16 = uint16_t;
 
+// ---------------------------------------------------------------- linear layers
+// y[n][rows] = x[n][cols] w[rows][cols]^T, row-major; x and w bf16.
+struct MatmulArgs {
+  const uint16_t* w = nullptr;
+  int rows = 0, cols = 0;
+  const uint16_t* x = nullptr;
+  int n = 0;
+  void* y = nullptr;
+  bool wide = false;        // y is float
+  bool accumulate = false;  // y += (float only)
+};
+
 // ---------------------------------------------------------------- prefill attention
 // One sequence's K and V of a layer in 16 bits, in order: what Gather makes of pages.
 //   K, V: [kv head][token][D]; head_stride elements from head to head. Only the blocks that the

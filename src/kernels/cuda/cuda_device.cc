@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/cuda/elementwise/elementwise.h"
+#include "kernels/cuda/gemm/few_rows.h"
 #include "kernels/cuda/gemm/matmul.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/device.h"
@@ -72,7 +73,8 @@ class CudaDevice : public Device {
   }
   void CopyOut(void* to, const std::byte* from, size_t bytes) override;
   void Fill(std::byte* to, std::byte value, size_t bytes) override {
-    if (Ready() && bytes > 0) Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
+    if (Ready() && bytes > 0)
+      Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
   }
 
   void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {
@@ -85,10 +87,20 @@ class CudaDevice : public Device {
   }
   void Matmul(const MatmulArgs& args) override {
     if (!Ready()) return;
+    if (SupportsFewRows(args, false)) return Note("matmul", LaunchFewRows(args, false, stream_));
     if (std::string failed = matmul_.Run(args, stream_); !failed.empty()) failed_ = failed;
   }
-  void SiluMul(const uint16_t* gate_up, int rows, int cols, uint16_t* out) override {
-    if (Ready()) Note("silu_mul", LaunchSiluMul(gate_up, rows, cols, out, stream_));
+  void SwiGlu(const MatmulArgs& args, uint16_t* out) override {
+    if (!Ready()) return;
+    if (SupportsFewRows(args, true)) {
+      MatmulArgs fused = args;
+      fused.y = out;
+      return Note("swiglu", LaunchFewRows(fused, true, stream_));
+    }
+    Matmul(args);
+    if (Ready())
+      Note("silu_mul", LaunchSiluMul(static_cast<const uint16_t*>(args.y), args.n, args.rows / 2,
+                                     out, stream_));
   }
   void Append(const AppendLaunch& args) override {
     if (Ready()) Note("append", LaunchAppend(args, stream_));
@@ -109,7 +121,7 @@ class CudaDevice : public Device {
     if (Ready()) Note("decode attention", LaunchDecode(args, stream_));
   }
   void Argmax(const float* logits, int rows, int cols, int32_t* best) override {
-    if (Ready()) Note("argmax", LaunchArgmax(logits, rows, cols, best, stream_));
+    if (Ready()) Note("argmax", LaunchArgmax(logits, rows, cols, best_parts_, best, stream_));
   }
   void ToBf16(const float* from, int64_t count, uint16_t* to) override {
     if (Ready()) Note("to bf16", LaunchToBf16(from, count, to, stream_));
@@ -160,6 +172,7 @@ class CudaDevice : public Device {
   cuda::Matmul matmul_;
   std::vector<cudaGraphExec_t> graphs_;
   cudaEvent_t marks_[kMarks] = {};
+  std::byte* best_parts_ = nullptr;  // scratch of Argmax
   std::byte* bounce_ = nullptr;  // pinned: copies to pageable memory run at a fraction of the speed
   std::string failed_;           // the first failure
 };
@@ -185,6 +198,8 @@ std::string CudaDevice::Open(int index) {
   for (cudaEvent_t& mark : marks_)
     if (e == cudaSuccess) e = cudaEventCreate(&mark);
   if (e == cudaSuccess) e = cudaMallocHost(reinterpret_cast<void**>(&bounce_), kBounce);
+  if (e == cudaSuccess)
+    e = cudaMalloc(reinterpret_cast<void**>(&best_parts_), ArgmaxScratch(kMostArgmaxRows));
   if (e != cudaSuccess) return info_.name + ": " + cudaGetErrorString(e);
   return matmul_.Init();
 }
@@ -194,6 +209,7 @@ CudaDevice::~CudaDevice() {
   for (cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
   for (cudaEvent_t mark : marks_)
     if (mark) cudaEventDestroy(mark);
+  if (best_parts_) cudaFree(best_parts_);
   if (bounce_) cudaFreeHost(bounce_);
   if (stream_) cudaStreamDestroy(stream_);
 }

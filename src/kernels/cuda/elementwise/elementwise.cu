@@ -1,6 +1,8 @@
+#include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/elementwise/elementwise.h"
-
+#include "kernels/cuda/launch_dependent.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/ptx/bulk_copy.cuh"
 
 namespace lserve::cuda {
 namespace {
@@ -18,6 +20,7 @@ __device__ float BlockSum(float x) {
 }
 
 __global__ void EmbedKernel(const uint16_t* table, const int32_t* ids, int cols, float* out) {
+  ptx::GridTrigger();
   const int64_t row = blockIdx.x;
   const int32_t id = ids[row];
   for (int c = threadIdx.x; c < cols; c += kThreads)
@@ -27,6 +30,8 @@ __global__ void EmbedKernel(const uint16_t* table, const int32_t* ids, int cols,
 template <bool kWide>
 __global__ void RmsNormKernel(const float* x, const int32_t* from, const float* weight, float eps,
                               int cols, void* out) {
+  ptx::GridTrigger();
+  ptx::GridWait();
   const int64_t row = blockIdx.x;
   const float4* in = reinterpret_cast<const float4*>(x + (from ? from[row] : row) * cols);
   const float4* w = reinterpret_cast<const float4*>(weight);
@@ -77,19 +82,39 @@ __device__ Candidate Better(Candidate a, Candidate b) {
   return a;
 }
 
-__global__ void ArgmaxKernel(const float* logits, int cols, int32_t* best) {
-  const float* row = logits + static_cast<int64_t>(blockIdx.x) * cols;
-  Candidate own{0, -1};
-  for (int c = threadIdx.x; c < cols; c += blockDim.x)
-    if (const float x = row[c]; !isnan(x)) own = Better(own, {x, c});
-  __shared__ Candidate all[1024];
+constexpr int kArgmaxParts = 32;
+
+// The best of a block's candidates, in thread 0.
+__device__ Candidate BestOfBlock(Candidate own) {
+  __shared__ Candidate all[kThreads];
   all[threadIdx.x] = own;
-  for (int half = blockDim.x / 2; half > 0; half /= 2) {
+  for (int half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
-    if (threadIdx.x < half)
-      all[threadIdx.x] = Better(all[threadIdx.x], all[threadIdx.x + half]);
+    if (threadIdx.x < half) all[threadIdx.x] = Better(all[threadIdx.x], all[threadIdx.x + half]);
   }
-  if (threadIdx.x == 0) best[blockIdx.x] = max(all[0].index, 0);
+  return all[0];
+}
+
+// Part p of a row has the columns [p, p + 1) * cols / kArgmaxParts.
+__global__ void ArgmaxPartsKernel(const float* logits, int cols, Candidate* parts) {
+  ptx::GridTrigger();
+  ptx::GridWait();
+  const float* row = logits + static_cast<int64_t>(blockIdx.y) * cols;
+  const int begin = static_cast<int>(static_cast<int64_t>(cols) * blockIdx.x / kArgmaxParts);
+  const int end = static_cast<int>(static_cast<int64_t>(cols) * (blockIdx.x + 1) / kArgmaxParts);
+  Candidate own{0, -1};
+  for (int c = begin + threadIdx.x; c < end; c += kThreads)
+    if (const float x = row[c]; !isnan(x)) own = Better(own, {x, c});
+  own = BestOfBlock(own);
+  if (threadIdx.x == 0) parts[blockIdx.y * kArgmaxParts + blockIdx.x] = own;
+}
+
+__global__ void ArgmaxKernel(const Candidate* parts, int32_t* best) {
+  ptx::GridWait();
+  Candidate own{0, -1};
+  if (threadIdx.x < kArgmaxParts) own = parts[blockIdx.x * kArgmaxParts + threadIdx.x];
+  own = BestOfBlock(own);
+  if (threadIdx.x == 0) best[blockIdx.x] = max(own.index, 0);
 }
 
 // splitmix64: one independent number for each counter.
@@ -120,6 +145,8 @@ __global__ void ToFloatKernel(const uint16_t* from, int64_t count, float* to) {
   if (i < count) to[i] = Bf16ToFloat(from[i]);
 }
 
+bool Programmatic() { return Facts().capability >= 90; }
+
 unsigned Blocks(int64_t count) { return static_cast<unsigned>((count + kThreads - 1) / kThreads); }
 
 }  // namespace
@@ -132,11 +159,10 @@ cudaError_t LaunchEmbed(const uint16_t* table, const int32_t* ids, int rows, int
 
 cudaError_t LaunchRmsNorm(const float* x, const int32_t* from, const float* weight, float eps,
                           int rows, int cols, void* out, bool wide, cudaStream_t stream) {
-  if (rows > 0 && wide)
-    RmsNormKernel<true><<<rows, kThreads, 0, stream>>>(x, from, weight, eps, cols, out);
-  else if (rows > 0)
-    RmsNormKernel<false><<<rows, kThreads, 0, stream>>>(x, from, weight, eps, cols, out);
-  return cudaGetLastError();
+  if (rows == 0) return cudaSuccess;
+  return LaunchDependent(wide ? RmsNormKernel<true> : RmsNormKernel<false>,
+                         dim3(static_cast<unsigned>(rows)), kThreads, 0, stream, Programmatic(), x,
+                         from, weight, eps, cols, out);
 }
 
 cudaError_t LaunchSiluMul(const uint16_t* gate_up, int rows, int cols, uint16_t* out,
@@ -152,10 +178,21 @@ cudaError_t LaunchSiluMulWide(const float* gate, const float* up, int64_t count,
   return cudaGetLastError();
 }
 
-cudaError_t LaunchArgmax(const float* logits, int rows, int cols, int32_t* best,
+size_t ArgmaxScratch(int rows) {
+  return static_cast<size_t>(rows) * kArgmaxParts * sizeof(Candidate);
+}
+
+cudaError_t LaunchArgmax(const float* logits, int rows, int cols, std::byte* scratch, int32_t* best,
                          cudaStream_t stream) {
-  if (rows > 0) ArgmaxKernel<<<rows, 1024, 0, stream>>>(logits, cols, best);
-  return cudaGetLastError();
+  if (rows == 0) return cudaSuccess;
+  if (rows > kMostArgmaxRows) return cudaErrorInvalidValue;
+  Candidate* parts = reinterpret_cast<Candidate*>(scratch);
+  const unsigned count = static_cast<unsigned>(rows);
+  const cudaError_t e = LaunchDependent(ArgmaxPartsKernel, dim3(kArgmaxParts, count), kThreads, 0,
+                                        stream, Programmatic(), logits, cols, parts);
+  if (e != cudaSuccess) return e;
+  return LaunchDependent(ArgmaxKernel, dim3(count), kThreads, 0, stream, Programmatic(),
+                         static_cast<const Candidate*>(parts), best);
 }
 
 cudaError_t LaunchFillNormal(uint16_t* out, int64_t count, float deviation, uint64_t seed,

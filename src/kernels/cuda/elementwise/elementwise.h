@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace lserve::cuda {
@@ -25,8 +26,11 @@ cudaError_t LaunchSiluMulWide(const float* gate, const float* up, int64_t count,
                               cudaStream_t stream);
 
 // best[r] = the index of the largest logit of row r, the smaller index of equals; logits float
-// [rows][cols]. NaN is never chosen unless all are.
-cudaError_t LaunchArgmax(const float* logits, int rows, int cols, int32_t* best,
+// [rows][cols]. NaN is never chosen unless all are. At most kMostArgmaxRows rows; `scratch` of
+// ArgmaxScratch(rows) bytes.
+inline constexpr int kMostArgmaxRows = 1024;
+size_t ArgmaxScratch(int rows);
+cudaError_t LaunchArgmax(const float* logits, int rows, int cols, std::byte* scratch, int32_t* best,
                          cudaStream_t stream);
 
 // count bf16 numbers of a normal distribution with this deviation, from a counter-based generator:

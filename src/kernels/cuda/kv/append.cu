@@ -5,8 +5,11 @@
 //
 // Bytes, D = 128, kv8, group 4, a token and KV head: 1.5 KiB of QKV read, 1 KiB of q written, 264
 // bytes of page: about 2.8 KiB, so 8,192 tokens of 8 heads take 60 us at 3 TB/s.
+#include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/launch_dependent.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/ptx/bulk_copy.cuh"
 
 namespace lserve::cuda {
 namespace {
@@ -173,6 +176,8 @@ __global__ void AppendKernel(AppendLaunch a) {
   constexpr int kDim = 64 * E;
   __shared__ uint16_t k_codes[kBatch][kDim + 2], v_codes[kBatch][kDim + 2];
   __shared__ float decoded[kBatch][kDim];
+  ptx::GridTrigger();
+  ptx::GridWait();
 
   const int begin = a.groups ? a.groups[blockIdx.x] : blockIdx.x;
   const int end = a.groups ? a.groups[blockIdx.x + 1] : begin + 1;
@@ -239,11 +244,9 @@ __global__ void AppendKernel(AppendLaunch a) {
 }
 
 template <int E>
-void Launch(const AppendLaunch& a, dim3 grid, int threads, cudaStream_t stream) {
-  if (a.wide)
-    AppendKernel<E, true><<<grid, threads, 0, stream>>>(a);
-  else
-    AppendKernel<E, false><<<grid, threads, 0, stream>>>(a);
+cudaError_t Launch(const AppendLaunch& a, dim3 grid, int threads, cudaStream_t stream) {
+  return LaunchDependent(a.wide ? AppendKernel<E, true> : AppendKernel<E, false>, grid, threads, 0,
+                         stream, Facts().capability >= 90, a);
 }
 
 }  // namespace
@@ -252,13 +255,9 @@ cudaError_t LaunchAppend(const AppendLaunch& args, cudaStream_t stream) {
   const int groups = args.groups ? args.num_groups : args.rows;
   if (groups == 0) return cudaSuccess;
   const dim3 grid(groups, args.view.kv_heads);
-  if (args.view.codec.dim == 64)
-    Launch<1>(args, grid, args.groups ? 256 : 128, stream);
-  else if (args.view.codec.dim == 128)
-    Launch<2>(args, grid, args.groups ? 256 : 192, stream);
-  else
-    return cudaErrorInvalidValue;
-  return cudaGetLastError();
+  if (args.view.codec.dim == 64) return Launch<1>(args, grid, args.groups ? 256 : 128, stream);
+  if (args.view.codec.dim == 128) return Launch<2>(args, grid, args.groups ? 256 : 192, stream);
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace lserve::cuda

@@ -1,12 +1,16 @@
 // Checks the prefill attention kernels against plain loops in double, on inputs whose unlisted
 // blocks, unwritten tails and outputs hold NaN, then times them:
-//   prefill_bench [--check] [--speed] [--quick] [--json FILE]
+//   prefill_bench [--check] [--generic] [--one-in N] [--speed] [--quick] [--only TEXT] [--json
+//   FILE]
+//   --generic: checks of the generic kernel alone; --one-in: as many of them, for sanitizers
+//   --quick: fewer speeds; --only: of the cases whose name holds TEXT; JSON: an object a line
 // Exit code 1 if a check fails. Figures: docs/kernels/prefill.md.
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -218,7 +222,7 @@ Error CheckShape(const PrefillShape& s, int q_tile, Launcher launch, uint32_t se
   return error;
 }
 
-int CheckKernel(const char* name, Launcher launch, bool hopper, bool quick) {
+int CheckKernel(const char* name, Launcher launch, bool hopper, uint32_t one_in) {
   std::vector<PrefillShape> shapes;
   for (int dim : {64, 128}) {
     const auto add = [&](PrefillShape s) {
@@ -278,7 +282,7 @@ int CheckKernel(const char* name, Launcher launch, bool hopper, bool quick) {
   std::mt19937 random(3);
   for (const PrefillShape& s : shapes) {
     for (int q_tile : {0, 64, 100}) {
-      if (quick && random() % 3 != 0) continue;
+      if (random() % one_in != 0) continue;
       if (q_tile == 0) q_tile = hopper ? cuda::PrefillTileSm90(s.dim) : cuda::kPrefillTileGeneric;
       if (q_tile == 100 && seed % 3 != 0) continue;
       const Error e = CheckShape(s, q_tile, launch, seed++);
@@ -314,6 +318,7 @@ void FillNoise(Bf16* x, size_t count, size_t from) {
 
 struct Timing {
   double ms, tflops, fraction;
+  double host_us;  // of a launch
 };
 
 Timing Time(const PrefillShape& s, Launcher launch, int q_tile, int repeats) {
@@ -356,9 +361,14 @@ Timing Time(const PrefillShape& s, Launcher launch, int q_tile, int repeats) {
   Check(launch(args, nullptr), "launch");
   Check(cudaDeviceSynchronize(), "kernel");
   std::vector<float> times;
+  double host_us = INFINITY;
   for (int i = 0; i < 3; ++i) {
     cudaEventRecord(begin);
+    const auto start = std::chrono::steady_clock::now();
     for (int r = 0; r < repeats; ++r) Check(launch(args, nullptr), "launch");
+    const std::chrono::duration<double, std::micro> spent =
+        std::chrono::steady_clock::now() - start;
+    host_us = std::min(host_us, spent.count() / repeats);
     cudaEventRecord(end);
     Check(cudaEventSynchronize(end), "kernel");
     float ms;
@@ -370,20 +380,23 @@ Timing Time(const PrefillShape& s, Launcher launch, int q_tile, int repeats) {
   std::sort(times.begin(), times.end());
   const double ms = times[times.size() / 2];
   const double fraction = static_cast<double>(plan.listed) / static_cast<double>(plan.dense);
-  return {ms, 4.0 * s.dim * plan.pairs * fraction / ms * 1e-9, fraction};
+  return {ms, 4.0 * s.dim * plan.pairs * fraction / ms * 1e-9, fraction, host_us};
 }
 
-void Speed(Launcher launch, bool quick, FILE* json) {
+void Speed(Launcher launch, bool quick, const std::string& only, FILE* json) {
   const auto shape = [](int dim, int history, int chunk) {
     PrefillShape s;
     s.dim = dim, s.history = history, s.chunk = chunk;
     return s;
   };
-  std::printf("\n%-34s %9s %9s %8s %8s\n", "32/8 heads", "ms", "TFLOP/s", "visited", "ideal/is");
+  std::printf("\n%-34s %9s %9s %8s %8s %8s\n", "32/8 heads", "ms", "TFLOP/s", "host us", "visited",
+              "ideal/is");
   const auto row = [&](const std::string& name, const PrefillShape& s, double dense_ms) {
+    if (name.find(only) == std::string::npos) return 0.0;
     const int repeats = s.chunk + s.history > 100000 ? 1 : s.chunk >= 32768 ? 5 : 20;
     const Timing t = Time(s, launch, cuda::PrefillTileSm90(s.dim), repeats);
-    std::printf("%-34s %9.3f %9.1f %8.3f", name.c_str(), t.ms, t.tflops, t.fraction);
+    std::printf("%-34s %9.3f %9.1f %8.0f %8.3f", name.c_str(), t.ms, t.tflops, t.host_us,
+                t.fraction);
     if (dense_ms > 0) std::printf(" %8.3f", t.fraction * dense_ms / t.ms);
     std::printf("\n");
     std::fflush(stdout);
@@ -418,13 +431,18 @@ void Speed(Launcher launch, bool quick, FILE* json) {
 
 int main(int argc, char** argv) {
   using namespace lserve;
-  bool check = false, speed = false, quick = false;
+  bool check = false, speed = false, quick = false, generic = false;
+  std::string only;
+  uint32_t one_in = 1;
   FILE* json = nullptr;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     check |= arg == "--check";
     speed |= arg == "--speed";
     quick |= arg == "--quick";
+    generic |= arg == "--generic";
+    if (arg == "--only" && i + 1 < argc) only = argv[++i];
+    if (arg == "--one-in" && i + 1 < argc) one_in = static_cast<uint32_t>(std::atoi(argv[++i]));
     if (arg == "--json" && i + 1 < argc) json = std::fopen(argv[++i], "w");
   }
   if (!check && !speed) check = speed = true;
@@ -434,10 +452,11 @@ int main(int argc, char** argv) {
   std::printf("%s, %d multiprocessors\n", device.name, device.multiProcessorCount);
   int failed = 0;
   if (check) {
-    if (hopper) failed += bench::CheckKernel("sm90", cuda::LaunchPrefillSm90, true, quick);
-    failed += bench::CheckKernel("generic", cuda::LaunchPrefillGeneric, false, quick);
+    if (hopper && !generic)
+      failed += bench::CheckKernel("sm90", cuda::LaunchPrefillSm90, true, one_in);
+    failed += bench::CheckKernel("generic", cuda::LaunchPrefillGeneric, false, one_in);
   }
-  if (speed && hopper) bench::Speed(cuda::LaunchPrefill, quick, json);
+  if (speed && hopper) bench::Speed(cuda::LaunchPrefill, quick, only, json);
   if (json) std::fclose(json);
   return failed != 0;
 }

@@ -1,8 +1,7 @@
-// Prefill attention: which kernel a device takes, and the queue of work items that both read.
+// Prefill attention: which kernel a device takes, and the queue of work items that the Hopper
+// kernel reads.
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
-#include <span>
 #include <vector>
 
 #include "kernels/cuda/attn/prefill.h"
@@ -11,6 +10,20 @@
 
 namespace lserve::cuda {
 namespace {
+
+// The order travels as kernel arguments (4 KB at most): a copy from the host's pageable memory
+// could wait for the stream.
+struct QueuePart {
+  PrefillQueue* queue;
+  int begin, count;
+  int32_t order[1000];
+};
+
+__global__ void WriteQueue(const __grid_constant__ QueuePart part) {
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < part.count) part.queue->order[part.begin + i] = part.order[i];
+  if (i == 0) part.queue->next = 0;
+}
 
 bool IsHopper() { return Facts().capability == 90; }
 
@@ -23,18 +36,22 @@ size_t PrefillWorkspace(int num_tiles, const PlanShape&) {
 }
 
 cudaError_t QueuePrefill(const PrefillArgs& args, cudaStream_t stream) {
-  const size_t tiles = static_cast<size_t>(args.num_tiles);
   // Half of the L2 cache for K and V: tiles of a section are not quite at the same place.
   const int64_t head_bytes = int64_t{args.host_tiles[0].kv_len} * args.dim * 2 * sizeof(Bf16);
   const int64_t heads_per_section = std::max<int64_t>(1, Facts().l2_bytes / 2 / head_bytes);
-  const std::vector<int32_t> order = PrefillOrder(
-      {args.host_tiles, tiles}, args.host_runs, args.shape.num_q_heads / args.shape.num_kv_heads,
-      static_cast<int>(std::min<int64_t>(heads_per_section, args.shape.num_kv_heads)));
-  std::vector<std::byte> queue(PrefillWorkspace(args.num_tiles, args.shape));
-  std::memcpy(queue.data() + offsetof(PrefillQueue, order), order.data(), tiles * sizeof(int32_t));
-  // From pageable memory: the call returns when the bytes have been read.
-  return cudaMemcpyAsync(args.workspace, queue.data(), queue.size(), cudaMemcpyHostToDevice,
-                         stream);
+  const std::vector<int32_t> order =
+      PrefillOrder({args.host_tiles, static_cast<size_t>(args.num_tiles)}, args.host_runs,
+                   args.shape.num_q_heads / args.shape.num_kv_heads,
+                   static_cast<int>(std::min<int64_t>(heads_per_section, args.shape.num_kv_heads)));
+  QueuePart part;
+  part.queue = reinterpret_cast<PrefillQueue*>(args.workspace);
+  constexpr int kMost = std::size(QueuePart{}.order), kThreads = 128;
+  for (part.begin = 0; part.begin < args.num_tiles; part.begin += kMost) {
+    part.count = std::min(kMost, args.num_tiles - part.begin);
+    std::copy_n(order.begin() + part.begin, part.count, part.order);
+    WriteQueue<<<(part.count - 1) / kThreads + 1, kThreads, 0, stream>>>(part);
+  }
+  return cudaGetLastError();
 }
 
 cudaError_t LaunchPrefill(const PrefillArgs& args, cudaStream_t stream) {

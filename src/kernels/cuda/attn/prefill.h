@@ -24,7 +24,7 @@ int PrefillTileSm90(int dim);
 inline constexpr int kPrefillTileGeneric = 64;
 cudaError_t LaunchPrefillGeneric(const PrefillArgs& args, cudaStream_t stream);
 
-// Copies the order and a zero counter into args.workspace.
+// Writes the order and a zero counter into args.workspace. REQUIRES: tiles.
 cudaError_t QueuePrefill(const PrefillArgs& args, cudaStream_t stream);
 
 }  // namespace lserve::cuda

@@ -1,35 +1,45 @@
 #include "kernels/cuda/attn/prefill_schedule.h"
 
 #include <algorithm>
-#include <tuple>
+#include <numeric>
+
+#include "core/check.h"
 
 namespace lserve::cuda {
 
 std::vector<int32_t> PrefillOrder(std::span<const Tile> tiles, const Run* runs, int group,
                                   int heads_per_section) {
-  struct Work {
-    int section;
-    int64_t section_blocks, blocks;
-    int32_t tile;
+  const auto section_of = [&](const Tile& t) {
+    return static_cast<size_t>(t.head / group / heads_per_section);
   };
-  std::vector<Work> work(tiles.size());
-  std::vector<int64_t> section_blocks;
+  // A key a tile: rank of the section, blocks from most to fewest, index.
+  constexpr int kIndexBits = 24, kBlockBits = 24;
+  constexpr uint64_t kMostBlocks = (uint64_t{1} << kBlockBits) - 1;
+  CHECK(tiles.size() < size_t{1} << kIndexBits);
+  std::vector<uint64_t> keys(tiles.size());
+  std::vector<uint64_t> section_blocks;
   for (size_t i = 0; i < tiles.size(); ++i) {
-    const Tile& t = tiles[i];
-    Work& w = work[i];
-    w = {t.head / group / heads_per_section, 0, 0, static_cast<int32_t>(i)};
-    for (int r = t.run_begin; r < t.run_end; ++r) w.blocks += runs[r].count;
-    const size_t section = static_cast<size_t>(w.section);
+    uint64_t blocks = 0;
+    for (int r = tiles[i].run_begin; r < tiles[i].run_end; ++r)
+      blocks += static_cast<uint64_t>(runs[r].count);
+    const size_t section = section_of(tiles[i]);
     if (section >= section_blocks.size()) section_blocks.resize(section + 1);
-    section_blocks[section] += w.blocks;
+    section_blocks[section] += blocks;
+    keys[i] = (kMostBlocks - std::min(blocks, kMostBlocks)) << kIndexBits | i;
   }
-  for (Work& w : work) w.section_blocks = section_blocks[static_cast<size_t>(w.section)];
-  std::sort(work.begin(), work.end(), [](const Work& a, const Work& b) {
-    return std::tuple(-a.section_blocks, a.section, -a.blocks, a.tile) <
-           std::tuple(-b.section_blocks, b.section, -b.blocks, b.tile);
-  });
+  std::vector<size_t> sections(section_blocks.size());
+  std::iota(sections.begin(), sections.end(), size_t{0});
+  std::stable_sort(sections.begin(), sections.end(),
+                   [&](size_t a, size_t b) { return section_blocks[a] > section_blocks[b]; });
+  std::vector<uint64_t> rank(sections.size());
+  for (size_t i = 0; i < sections.size(); ++i) rank[sections[i]] = i;
+  for (size_t i = 0; i < tiles.size(); ++i)
+    keys[i] |= rank[section_of(tiles[i])] << (kIndexBits + kBlockBits);
+  std::sort(keys.begin(), keys.end());
   std::vector<int32_t> order(tiles.size());
-  std::transform(work.begin(), work.end(), order.begin(), [](const Work& w) { return w.tile; });
+  std::transform(keys.begin(), keys.end(), order.begin(), [](uint64_t key) {
+    return static_cast<int32_t>(key & ((uint64_t{1} << kIndexBits) - 1));
+  });
   return order;
 }
 

@@ -56,38 +56,50 @@ __device__ __forceinline__ void Mask(float (&s)[64], const Stage& stage, const T
 }
 
 // Normalises a warp's 16 rows, stages them in its own rows of the Q buffer and writes those that
-// the tile has, 16 bytes a lane.
-template <class C>
+// the tile has, 16 bytes a lane. `done` is called when the buffer and `work` may be overwritten.
+template <class C, class Done>
 __device__ __forceinline__ void StoreOutput(const float (&o)[C::kDim / 2], const SoftmaxRows& rows,
                                             const Work& work, uint8_t* q, int warp_row,
-                                            const KernelArgs& args) {
+                                            const KernelArgs& args, const Done& done) {
   const int lane = static_cast<int>(threadIdx.x) % 32, row = lane / 4;
+  const int64_t first = work.tile.q_begin + warp_row;
+  const int valid = work.tile.q_len - warp_row;
   uint8_t* stage = q + warp_row * kRowBytes;
+  float lse[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = QuadSum(rows.sum[r]);
     const float inverse = sum > 0.f ? 1.f / sum : 0.f;
+    lse[r] = LogSum(rows.max[r], sum, args.scale);
 #pragma unroll
     for (int g = 0; g < C::kDim / 8; ++g)
       *reinterpret_cast<uint32_t*>(stage + g / 8 * C::kQStrip + (row + 8 * r) * kRowBytes +
                                    ((g % 8) ^ row) * 16 + lane % 4 * 4) =
           PackBf16(o[4 * g + 2 * r] * inverse, o[4 * g + 2 * r + 1] * inverse);
-    const int tile_row = warp_row + row + 8 * r;
-    if (args.lse != nullptr && lane % 4 == 0 && tile_row < work.tile.q_len)
-      args.lse[static_cast<int64_t>(work.tile.q_begin + tile_row) * args.num_q_heads + work.head] =
-          LogSum(rows.max[r], sum, args.scale);
   }
   __syncwarp();
   constexpr int kChunks = C::kDim / 8;  // of 16 bytes a row
+  constexpr int kStep = 32 / kChunks;   // rows of a warp's access
+  const int chunk = lane % kChunks;
+  uint4 values[16 / kStep];
 #pragma unroll
-  for (int i = 0; i < kChunks / 2; ++i) {
-    const int r = i * (32 / kChunks) + lane / kChunks, chunk = lane % kChunks;
-    const uint4 value = *reinterpret_cast<const uint4*>(
-        stage + chunk / 8 * C::kQStrip + r * kRowBytes + ((chunk % 8) ^ (r % 8)) * 16);
-    if (warp_row + r < work.tile.q_len)
-      *reinterpret_cast<uint4*>(args.out + (work.tile.q_begin + warp_row + r) * args.out_stride +
-                                work.head * C::kDim + chunk * 8) = value;
+  for (int i = 0; i < 16 / kStep; ++i) {
+    const int r = i * kStep + lane / kChunks;
+    values[i] = *reinterpret_cast<const uint4*>(stage + chunk / 8 * C::kQStrip + r * kRowBytes +
+                                                ((chunk % 8) ^ (r % 8)) * 16);
   }
+  Bf16* out = args.out + first * args.out_stride + work.head * C::kDim + chunk * 8;
+  float* lse_out = args.lse == nullptr ? nullptr : args.lse + first * args.num_q_heads + work.head;
+  done();
+#pragma unroll
+  for (int i = 0; i < 16 / kStep; ++i) {
+    const int r = i * kStep + lane / kChunks;
+    if (r < valid) *reinterpret_cast<uint4*>(out + r * args.out_stride) = values[i];
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r)
+    if (lse_out != nullptr && lane % 4 == 0 && row + 8 * r < valid)
+      lse_out[(row + 8 * r) * args.num_q_heads] = lse[r];
 }
 
 template <class C>
@@ -123,9 +135,10 @@ __device__ void Consume(Shared<C>& sm, const KernelArgs& args) {
   uint32_t p[32];
   SoftmaxRows rows;
   const auto store = [&](int buffer, const SoftmaxRows& finished) {
-    StoreOutput<C>(o, finished, sm.work[buffer], sm.q[buffer], warp_row, args);
-    ptx::AsyncProxyFence();
-    release(sm.q_empty[buffer]);
+    StoreOutput<C>(o, finished, sm.work[buffer], sm.q[buffer], warp_row, args, [&] {
+      ptx::AsyncProxyFence();
+      release(sm.q_empty[buffer]);
+    });
   };
 
   ptx::BarrierWait(ptx::SharedAddress(&sm.q_full[q.index]), q.parity);
@@ -160,6 +173,7 @@ __device__ void Consume(Shared<C>& sm, const KernelArgs& args) {
         IssueValues<C>(o, p, v_operand());
         ptx::WgmmaWait<0>();
         ptx::Pin(o);
+        ptx::NamedBarrierSync(8 + group, 128);  // all warps are past their products with this Q
         store(buffer, rows);
         return;
       }

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <random>
 
 namespace lserve::cuda {
 namespace {
@@ -42,6 +45,24 @@ TEST(PrefillOrder, SectionsWithMostWorkFirst) {
   EXPECT_EQ(plan.Order(4, 1), (std::vector<int32_t>{10, 6, 2, 11, 7, 3, 0, 4, 8, 1, 5, 9}));
   EXPECT_EQ(plan.Order(4, 2), (std::vector<int32_t>{10, 11, 6, 7, 2, 3, 0, 1, 4, 5, 8, 9}));
   EXPECT_EQ(plan.Order(4, 4), (std::vector<int32_t>{10, 11, 6, 7, 2, 3, 0, 1, 4, 5, 8, 9}));
+}
+
+// Lists of many runs are estimated: neighbours, a third apart, may change places, not more.
+TEST(PrefillOrder, LongListsByEstimate) {
+  Plan plan;
+  std::mt19937 random(5);
+  for (int tile = 0; tile < 20; ++tile) {
+    Tile t{};
+    t.run_begin = static_cast<int32_t>(plan.runs.size());
+    const int count = static_cast<int>(100 * std::pow(1.33, tile % 10));
+    for (int r = 0; r < count; ++r)
+      plan.runs.push_back({8 * r, 1 + static_cast<int32_t>(random() % 3), 0});
+    t.run_end = static_cast<int32_t>(plan.runs.size());
+    plan.tiles.push_back(t);
+  }
+  const std::vector<int32_t> order = plan.Order(1, 1);
+  for (size_t i = 0; i < order.size(); ++i)
+    EXPECT_LE(std::abs(order[i] % 10 - (9 - static_cast<int>(i) / 2)), 1) << i;
 }
 
 TEST(PrefillOrder, EveryTileOnceWithHeadsOfPartOfAGroup) {

@@ -6,6 +6,20 @@
 #include "core/check.h"
 
 namespace lserve::cuda {
+namespace {
+
+// Of long lists an estimate from evenly spaced runs: a list of a thousand runs a tile would cost
+// the host more than the order is worth.
+uint64_t ListedBlocks(const Tile& tile, const Run* runs) {
+  constexpr int kCounted = 32;
+  const int count = tile.run_end - tile.run_begin, step = std::max(1, count / kCounted);
+  uint64_t blocks = 0, counted = 0;
+  for (int r = tile.run_begin; r < tile.run_end; r += step, ++counted)
+    blocks += static_cast<uint64_t>(runs[r].count);
+  return step == 1 ? blocks : blocks * static_cast<uint64_t>(count) / counted;
+}
+
+}  // namespace
 
 std::vector<int32_t> PrefillOrder(std::span<const Tile> tiles, const Run* runs, int group,
                                   int heads_per_section) {
@@ -19,9 +33,7 @@ std::vector<int32_t> PrefillOrder(std::span<const Tile> tiles, const Run* runs, 
   std::vector<uint64_t> keys(tiles.size());
   std::vector<uint64_t> section_blocks;
   for (size_t i = 0; i < tiles.size(); ++i) {
-    uint64_t blocks = 0;
-    for (int r = tiles[i].run_begin; r < tiles[i].run_end; ++r)
-      blocks += static_cast<uint64_t>(runs[r].count);
+    const uint64_t blocks = ListedBlocks(tiles[i], runs);
     const size_t section = section_of(tiles[i]);
     if (section >= section_blocks.size()) section_blocks.resize(section + 1);
     section_blocks[section] += blocks;

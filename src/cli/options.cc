@@ -188,6 +188,14 @@ void EngineFlags::AddTo(CLI::App* app) {
                 text("keep what was computed of prompts and answers for requests that begin alike "
                      "(default)"))
       ->group("KV cache");
+  app->add_option("--prefix-cache-dir", engine.prefix_cache_dir,
+                  text("directory that keeps the prefix cache over restarts"))
+      ->group("KV cache");
+  app->add_option("--prefix-cache-dir-gb", engine.prefix_cache_dir_gib,
+                  text("GiB that its files may take"))
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str()
+      ->group("KV cache");
   app->add_flag("--deterministic", engine.deterministic,
                 text("answers do not depend on what else runs (on a CPU they never do)"))
       ->group("Scheduling");

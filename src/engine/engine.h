@@ -36,6 +36,8 @@ struct EngineOptions {
   // Longest step beside decoding sequences; 0: chosen by how long it takes without prompts.
   double step_target_ms = 0;
   bool prefix_cache = true;
+  std::string prefix_cache_dir;      // keeps it over restarts; empty: memory only
+  double prefix_cache_dir_gib = 16;  // size of the files
   bool deterministic = false;
   uint64_t seed = 0;  // for requests without one; 0: from the clock
 };
@@ -51,6 +53,7 @@ struct EngineStats {
   int64_t preemptions = 0, replays = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
   int64_t attention_pages_read = 0, attention_pages_total = 0, selector_runs = 0;
   // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
+  int64_t integrity_checks = 0;  // of the pools, after a while without requests
   int64_t prefix_queries = 0, prefix_hits = 0, prefix_cache_blocks = 0;
 };
 

@@ -5,6 +5,8 @@
 namespace lserve {
 namespace {
 
+constexpr int64_t kSaveBytes = int64_t{4} << 20;  // copied to the prefix cache's store in a step
+
 double Seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -174,6 +176,7 @@ void EngineCore::Step() {
   step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
   counters_.selector_runs = planner_->selector_runs();
+  SaveSome(kSaveBytes);
   DropFinished();
 }
 

@@ -56,6 +56,9 @@ class EngineCore {
   // One step: schedule, run, commit. REQUIRES: !idle().
   void Step();
 
+  // Copies blocks of the prefix cache to its store, about `bytes` of them; whether there are more.
+  bool SaveSome(int64_t bytes) { return prefix_ && prefix_->Save(bytes); }
+
   EngineStats stats() const;
 
  private:
@@ -85,7 +88,9 @@ class EngineCore {
   void SwapIn(Sequence* sequence);
   void Preempt(Sequence* sequence);
   void CacheBlocks(Sequence* sequence);
+  int MostBlocks(const Sequence& sequence) const;
   PrefixHit FindHit(Sequence* sequence);
+  bool Restore(Sequence* sequence);
   bool OthersCompute(const Sequence& sequence) const;
   StepBudget Budget(int running) const;
   StepWork DecodeWork() const;

@@ -196,6 +196,16 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
     if (Status s = LoadOnHost(*files, std::move(kv), &parts, &weight_bytes); !s.ok()) return s;
   }
   parts.kv_identity = KvIdentity(*files, options, parts.cache->config(), parts.max_context);
+  if (!options.prefix_cache_dir.empty() && options.prefix_cache) {
+    const KvCacheConfig& pools = parts.cache->config();
+    const int64_t pages[2] = {PageBytes(pools, HeadClass::kRetrieval),
+                              PageBytes(pools, HeadClass::kStreaming)};
+    Result<std::unique_ptr<PrefixStore>> store =
+        PrefixStore::Open(options.prefix_cache_dir,
+                          static_cast<int64_t>(options.prefix_cache_dir_gib * (1 << 30)), pages);
+    if (!store.ok()) return store.status();
+    parts.prefix_store = std::move(*store);
+  }
   parts.description = Description(parts, weight_bytes, split->description);
   return StartEngine(std::move(parts));
 }

@@ -13,6 +13,7 @@ constexpr HeadClass kClasses[] = {HeadClass::kRetrieval, HeadClass::kStreaming};
 constexpr double kAutoSlowdown = 2.5, kAutoLeast = 0.045, kAutoMost = 0.25;  // seconds
 // Waiting sequences that are looked up in the prefix cache in a step: a look-up walks a prompt.
 constexpr int kLookups = 8;
+constexpr int64_t kStoreBytes = int64_t{64} << 20;  // read from the prefix cache's store in a step
 
 int Blocks(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 double Seconds(Clock::time_point from, Clock::time_point to) {
@@ -97,16 +98,25 @@ Candidate EngineCore::Describe(const Sequence& s) const {
   return c;
 }
 
+// Blocks of a sequence without slot that the prefix cache may help with.
+int EngineCore::MostBlocks(const Sequence& s) const {
+  if (s.state == Sequence::State::kSwapped) return s.swapped_from;
+  const int most = (s.prompt_len - 1) / kBlockTokens;  // the last token gives the logits
+  return s.wants_prompt_logprobs() ? std::min(most, s.reported / kBlockTokens) : most;
+}
+
 // The longest prefix of a sequence without slot that need not be computed.
 PrefixHit EngineCore::FindHit(Sequence* s) {
-  if (!prefix_) return {};
-  int most = (s->prompt_len - 1) / kBlockTokens;  // the last token gives the logits
-  if (s->state == Sequence::State::kSwapped) {
-    most = s->swapped_from;
-  } else if (s->wants_prompt_logprobs()) {
-    most = std::min(most, s->reported / kBlockTokens);
-  }
-  return prefix_->Find(&s->path, s->tokens, most);
+  return prefix_ ? prefix_->Find(&s->path, s->tokens, MostBlocks(*s)) : PrefixHit();
+}
+
+// Brings a part of what the prefix cache's store has of the prompt in; a step's worth, so that
+// others go on meanwhile. False when there is no more, or no room.
+bool EngineCore::Restore(Sequence* s) {
+  if (!prefix_) return false;
+  for (HeadClass cls : kClasses)
+    if (PagesFor(*s, s->prompt_len, cls) > Available(cls)) return false;
+  return prefix_->Restore(&s->path, s->tokens, MostBlocks(*s), kStoreBytes);
 }
 
 // Whether a running sequence is about to compute the very block that this one lacks: then it is
@@ -244,7 +254,7 @@ std::vector<Sequence*> EngineCore::Contenders(int running) {
       if (swapped != sequences_.end() && !replays) continue;
       if (lookups-- > 0) {
         s->hit = FindHit(s.get());
-        if (OthersCompute(*s)) continue;
+        if (OthersCompute(*s) || Restore(s.get())) continue;
       }
     }
     who.push_back(s.get());

@@ -12,6 +12,9 @@
 namespace lserve {
 namespace {
 
+constexpr std::chrono::milliseconds kPause{200};    // without requests, before housekeeping
+constexpr int64_t kSaveBytes = int64_t{128} << 20;  // to the prefix cache's store at a time
+
 class EngineThread : public Engine {
  public:
   explicit EngineThread(EngineParts parts) : parts_(std::move(parts)) {
@@ -34,6 +37,7 @@ class EngineThread : public Engine {
       prefix.window_tokens = options.sparsity.prefill_local;
       prefix.checkpoint_blocks = std::max(64, 4 * prefix.window_tokens / kBlockTokens);
       prefix.share_decoded = !options.deterministic;
+      prefix.store = parts_.prefix_store.get();
       prefix_ = std::make_unique<PrefixCache>(prefix, parts_.cache.get());
     }
     core_ = std::make_unique<EngineCore>(core, parts_.runner.get(), parts_.tokenizer.get(),
@@ -110,6 +114,7 @@ class EngineThread : public Engine {
   EngineStats stats() const override {
     std::lock_guard lock(mutex_);
     EngineStats out = stats_;
+    out.integrity_checks = integrity_checks_;
     out.waiting += static_cast<int>(inbox_.size());
     out.alive = alive_;
     return out;
@@ -131,16 +136,7 @@ class EngineThread : public Engine {
   void Loop() {
     std::unique_lock lock(mutex_);
     while (true) {
-      if (core_->idle() && inbox_.empty() && !stop_) {
-        Status s = parts_.cache->CheckIntegrity();
-        if (s.ok() && prefix_) s = prefix_->CheckIntegrity();
-        if (!s.ok()) {
-          spdlog::critical("KV cache: {}", s.ToString());
-          alive_ = false;
-          break;
-        }
-        wake_.wait(lock, [&] { return stop_ || !inbox_.empty(); });
-      }
+      if (core_->idle() && inbox_.empty() && !stop_ && !Rest(&lock)) break;
       if (stop_) break;
       std::vector<Incoming> incoming;
       incoming.swap(inbox_);
@@ -173,7 +169,29 @@ class EngineThread : public Engine {
     incoming.swap(inbox_);
     lock.unlock();
     for (Incoming& in : incoming) core_->Add(std::move(in.request), std::move(in.sink), 0);
+    if (stop_) {  // in order: what was computed is worth keeping
+      while (core_->SaveSome(kSaveBytes)) parts_.prefix_store->Flush();
+    }
     core_.reset();
+  }
+
+  // Until somebody wants something. After a while it checks the pools; false: they are broken.
+  bool Rest(std::unique_lock<std::mutex>* lock) {
+    const auto wanted = [&] { return stop_ || !inbox_.empty(); };
+    if (wake_.wait_for(*lock, kPause, wanted)) return true;
+    lock->unlock();
+    while (core_->SaveSome(kSaveBytes) && !Wanted()) parts_.prefix_store->Flush();
+    Status s = parts_.cache->CheckIntegrity();
+    if (s.ok() && prefix_) s = prefix_->CheckIntegrity();
+    if (!s.ok()) spdlog::critical("KV cache: {}", s.ToString());
+    lock->lock();
+    ++integrity_checks_;
+    if (s.ok()) wake_.wait(*lock, wanted);
+    return s.ok();
+  }
+  bool Wanted() const {
+    std::lock_guard lock(mutex_);
+    return stop_ || !inbox_.empty();
   }
 
   EngineParts parts_;
@@ -188,6 +206,7 @@ class EngineThread : public Engine {
   std::unordered_set<std::string> cancelled_;
   std::unordered_set<std::string> live_;  // ids between Submit and finish
   EngineStats stats_;
+  int64_t integrity_checks_ = 0;
   bool stop_ = false, alive_ = true;
 
   std::thread thread_;

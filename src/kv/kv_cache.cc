@@ -111,6 +111,16 @@ void KvCache::Share(HeadClass cls, int slot, int block, int32_t page) {
 
 void KvCache::Hold(HeadClass cls, int32_t page) { pool(cls).ids.Hold(page); }
 
+int32_t KvCache::HoldNew(HeadClass cls, const std::byte* bytes) {
+  PagePool& ids = pool(cls).ids;
+  if (ids.free() == 0) return kNoPage;
+  const int32_t page = ids.Allocate();
+  ids.Hold(page);
+  ids.DropOwner(page);
+  CopyIn(cls, page, bytes);
+  return page;
+}
+
 void KvCache::Unhold(HeadClass cls, int32_t page) {
   if (pool(cls).ids.Unhold(page)) Poison(cls, page);
 }
@@ -170,28 +180,42 @@ void KvCache::ClearStreaming(int slot) {
   released_begin_[static_cast<size_t>(slot)] = released_end_[static_cast<size_t>(slot)] = 0;
 }
 
+// Calls visit(bytes, size) for every piece of a page: layer after layer, contents then statistics.
+template <typename Visit>
+void KvCache::ForPieces(HeadClass cls, int32_t page, Visit visit) const {
+  const Pool& p = pool(cls);
+  for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
+    visit(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
+          static_cast<size_t>(p.page_bytes[layer]));
+    visit(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
+          static_cast<size_t>(p.stats_bytes[layer]));
+  }
+}
+
+void KvCache::CopyOut(HeadClass cls, int32_t page, std::vector<std::byte>* to) const {
+  ForPieces(cls, page, [&](const std::byte* from, size_t size) {
+    to->resize(to->size() + size);
+    config_.memory->CopyOut(to->data() + to->size() - size, from, size);
+  });
+}
+
+const std::byte* KvCache::CopyIn(HeadClass cls, int32_t page, const std::byte* from) {
+  ForPieces(cls, page, [&](std::byte* to, size_t size) {
+    config_.memory->CopyIn(to, from, size);
+    from += size;
+  });
+  return from;
+}
+
 SwappedPages KvCache::SwapOut(int slot, int retrieval_from) {
   SwappedPages out;
   for (HeadClass cls : kClasses) {
-    Pool& p = pool(cls);
     for (int b = 0; b < config_.max_blocks; ++b) {
       const int32_t page = Page(cls, slot, b);
       if (page == kNoPage) continue;
-      if (cls == HeadClass::kRetrieval && b < retrieval_from) {
-        DropPage(cls, slot, b);
-        continue;
-      }
-      out.blocks[static_cast<int>(cls)].push_back(b);
-      for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        const auto append = [&](const std::byte* from, int64_t size) {
-          out.bytes.resize(out.bytes.size() + static_cast<size_t>(size));
-          config_.memory->CopyOut(out.bytes.data() + out.bytes.size() - size, from,
-                                  static_cast<size_t>(size));
-        };
-        append(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
-               p.page_bytes[layer]);
-        append(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
-               p.stats_bytes[layer]);
+      if (cls == HeadClass::kStreaming || b >= retrieval_from) {
+        out.blocks[static_cast<int>(cls)].push_back(b);
+        CopyOut(cls, page, &out.bytes);
       }
       DropPage(cls, slot, b);
     }
@@ -205,21 +229,11 @@ bool KvCache::SwapIn(int slot, const SwappedPages& pages) {
       return false;
   const std::byte* from = pages.bytes.data();
   for (HeadClass cls : kClasses) {
-    Pool& p = pool(cls);
     for (int32_t b : pages.blocks[static_cast<int>(cls)]) {
       CHECK(Page(cls, slot, b) == kNoPage);
-      const int32_t page = p.ids.Allocate();
+      const int32_t page = pool(cls).ids.Allocate();
       Entry(cls, slot, b) = page;
-      for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-        const auto restore = [&](std::byte* to, int64_t size) {
-          config_.memory->CopyIn(to, from, static_cast<size_t>(size));
-          from += size;
-        };
-        restore(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
-                p.page_bytes[layer]);
-        restore(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
-                p.stats_bytes[layer]);
-      }
+      from = CopyIn(cls, page, from);
     }
   }
   CHECK(from == pages.bytes.data() + pages.bytes.size());

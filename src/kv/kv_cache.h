@@ -76,7 +76,11 @@ class KvCache {
   int32_t Page(HeadClass cls, int slot, int block) const;  // or kNoPage
   // The slot's block is on `page` from now on, beside the owners it has.
   void Share(HeadClass cls, int slot, int block, int32_t page);
-  void Hold(HeadClass cls, int32_t page);        // REQUIRES: not held yet
+  void Hold(HeadClass cls, int32_t page);  // REQUIRES: not held yet
+  // A page with these bytes that is held and idle; kNoPage when no page is free.
+  int32_t HoldNew(HeadClass cls, const std::byte* bytes);
+  // Appends the page's bytes, PageBytes of them.
+  void CopyOut(HeadClass cls, int32_t page, std::vector<std::byte>* to) const;
   void Unhold(HeadClass cls, int32_t page);      // frees the page when there is no other owner
   bool idle(HeadClass cls, int32_t page) const;  // the prefix cache alone owns it
 
@@ -100,6 +104,9 @@ class KvCache {
   int32_t& Entry(HeadClass cls, int slot, int block);  // marks the slot's row as changed
   void DropPage(HeadClass cls, int slot, int block);
   void Poison(HeadClass cls, int32_t page);
+  template <typename Visit>
+  void ForPieces(HeadClass cls, int32_t page, Visit visit) const;
+  const std::byte* CopyIn(HeadClass cls, int32_t page, const std::byte* from);
 
   KvCacheConfig config_;
   std::shared_ptr<Pool> pools_[2];

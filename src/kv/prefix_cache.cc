@@ -20,6 +20,7 @@ struct PrefixCache::Node {
   uint64_t used = 0;      // clock of the last use
   uint64_t number = 0;    // in order of creation
   uint64_t inserter = 0;  // owner of the path that brought it
+  bool listed = false;    // for the store, or from it
   bool in_leaves = false, in_loose = false;
 
   int32_t streaming() const { return pages[static_cast<int>(kStreaming)]; }
@@ -124,6 +125,32 @@ void PrefixCache::Attach(PrefixPath* path, const PrefixHit& hit, int slot, bool 
 
 // ---- growing
 
+// A new leaf over pages that are held.
+PrefixCache::Node* PrefixCache::Add(Node* parent, const BlockHash& name, bool dense,
+                                    uint64_t inserter, const int32_t (&pages)[2]) {
+  auto made = std::make_unique<Node>();
+  Node* node = made.get();
+  node->name = name;
+  node->parent = parent;
+  node->block = parent == nullptr ? 0 : parent->block + 1;
+  node->dense = dense;
+  node->number = ++created_;
+  node->inserter = inserter;
+  node->used = ++clock_;
+  node->pages[0] = pages[0];
+  node->pages[1] = pages[1];
+  nodes_[name] = std::move(made);
+  if (parent != nullptr) {
+    Leave(parent);
+    ++parent->children;
+    Enter(parent);
+    if (parent->children > 1) Mark(parent);  // two prompts part here, a third may
+  }
+  Enter(node);
+  if ((node->block + 1) % config_.checkpoint_blocks == 0) Mark(node);
+  return node;
+}
+
 bool PrefixCache::Insert(PrefixPath* path, int slot, std::span<const int32_t> tokens,
                          bool decoded) {
   const int block = static_cast<int>(path->blocks.size());
@@ -134,28 +161,9 @@ bool PrefixCache::Insert(PrefixPath* path, int slot, std::span<const int32_t> to
   const int32_t own[2] = {kv_->Page(kRetrieval, slot, block), kv_->Page(kStreaming, slot, block)};
   Node* node = Get(name);
   if (node == nullptr) {
-    auto made = std::make_unique<Node>();
-    node = made.get();
-    node->name = name;
-    node->parent = parent;
-    node->block = block;
-    node->dense = path->dense;
-    node->number = ++created_;
-    node->inserter = path->owner;
-    node->used = ++clock_;
-    node->pages[0] = own[0];
-    node->pages[1] = own[1];
     kv_->Hold(kRetrieval, own[0]);
     if (own[1] != kNoPage) kv_->Hold(kStreaming, own[1]);
-    nodes_[name] = std::move(made);
-    if (parent != nullptr) {
-      Leave(parent);
-      ++parent->children;
-      Enter(parent);
-      if (parent->children > 1) Mark(parent);  // two prompts part here, a third may
-    }
-    Enter(node);
-    if ((block + 1) % config_.checkpoint_blocks == 0) Mark(node);
+    node = Add(parent, name, path->dense, path->owner, own);
   } else if (node->retrieval() != own[0]) {
     if (decoded && node->inserter != path->owner) return false;
     Use(node, ++clock_);
@@ -209,7 +217,75 @@ void PrefixCache::Checkpoint(const PrefixPath& path) {
   if (end == nullptr) return;
   Mark(end);
   const uint64_t now = ++clock_;
-  for (Node* node = end; node != nullptr; node = node->parent) Use(node, now);
+  std::vector<BlockHash> unsaved;
+  for (Node* node = end; node != nullptr; node = node->parent) {
+    Use(node, now);
+    if (config_.store == nullptr) continue;
+    config_.store->Use(node->name, now);
+    if (!std::exchange(node->listed, true)) unsaved.push_back(node->name);
+  }
+  unsaved_.insert(unsaved_.end(), unsaved.rbegin(), unsaved.rend());
+}
+
+// ---- the second tier
+
+bool PrefixCache::Save(int64_t bytes) {
+  while (!unsaved_.empty() && bytes > 0 && config_.store->ready()) {
+    const Node* node = Get(unsaved_.front());
+    unsaved_.pop_front();
+    if (node == nullptr || config_.store->Has(node->name)) continue;
+    StoredBlock block;
+    block.name = node->name;
+    if (node->parent != nullptr) block.before = node->parent->name;
+    block.block = node->block;
+    block.dense = node->dense;
+    kv_->CopyOut(kRetrieval, node->retrieval(), &block.pages[0]);
+    if (node->streaming() != kNoPage) kv_->CopyOut(kStreaming, node->streaming(), &block.pages[1]);
+    bytes -= static_cast<int64_t>(block.pages[0].size() + block.pages[1].size());
+    config_.store->Write(std::move(block), node->used);
+  }
+  return !unsaved_.empty();
+}
+
+bool PrefixCache::Restore(PrefixPath* path, std::span<const int32_t> tokens, int most,
+                          int64_t bytes) {
+  if (config_.store == nullptr) return false;
+  bool restored = false;
+  while (static_cast<int>(path->blocks.size()) < most && bytes > 0) {
+    Node* parent = path->blocks.empty() ? nullptr : Get(path->blocks.back());
+    CHECK(path->blocks.empty() || parent != nullptr);  // Find has just been here
+    const auto next =
+        tokens.subspan(path->blocks.size() * kBlockTokens, static_cast<size_t>(kBlockTokens));
+    const BlockHash& before = parent == nullptr ? path->seed : parent->name;
+    std::optional<StoredBlock> block;
+    const uint64_t now = ++clock_;
+    for (const int32_t origin : {kPrefilled, path->budget}) {
+      if (block || (origin != kPrefilled && !config_.share_decoded)) continue;
+      const BlockHash name = NextBlock(before, next, origin);
+      if (config_.store->Has(name)) block = config_.store->Read(name, now);
+    }
+    if (!block) break;
+    // The path is used: what makes room for its blocks is never one of them, while others are left.
+    if (parent != nullptr) Use(parent, now);
+    int32_t pages[2] = {kNoPage, kNoPage};
+    for (const HeadClass cls : {kStreaming, kRetrieval}) {
+      const int k = static_cast<int>(cls);
+      if (block->pages[k].empty()) continue;
+      if (kv_->free_pages(cls) == 0) Evict(cls, 1);
+      pages[k] = kv_->HoldNew(cls, block->pages[k].data());
+    }
+    if (pages[0] == kNoPage || (parent != nullptr && Get(before) != parent)) {
+      for (const HeadClass cls : {kStreaming, kRetrieval})
+        if (pages[static_cast<int>(cls)] != kNoPage) kv_->Unhold(cls, pages[static_cast<int>(cls)]);
+      break;
+    }
+    Node* node = Add(parent, block->name, path->dense, 0, pages);
+    node->listed = true;
+    path->blocks.push_back(node->name);
+    bytes -= static_cast<int64_t>(block->pages[0].size() + block->pages[1].size());
+    restored = true;
+  }
+  return restored;
 }
 
 // ---- order of eviction

@@ -18,6 +18,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <set>
 #include <span>
@@ -27,15 +28,17 @@
 #include "core/status.h"
 #include "kv/block_hash.h"
 #include "kv/kv_cache.h"
+#include "kv/prefix_store.h"
 
 namespace lserve {
 
 struct PrefixCacheConfig {
-  int sink_blocks = 2;          // streaming blocks at the start that every prompt token sees
-  int window_tokens = 8192;     // and tokens before it, itself included
-  bool share_decoded = true;    // blocks that came about as answers too
-  int slack_blocks = 8;         // a checkpoint keeps the windows of so many boundaries before it
-  int checkpoint_blocks = 512;  // regular checkpoints
+  int sink_blocks = 2;           // streaming blocks at the start that every prompt token sees
+  int window_tokens = 8192;      // and tokens before it, itself included
+  bool share_decoded = true;     // blocks that came about as answers too
+  int slack_blocks = 8;          // a checkpoint keeps the windows of so many boundaries before it
+  int checkpoint_blocks = 512;   // regular checkpoints
+  PrefixStore* store = nullptr;  // second tier, or null; outlives the cache
 };
 
 // What a sequence knows about its way through the tree; moves with it.
@@ -77,6 +80,13 @@ class PrefixCache {
   // The end of the path is where somebody may come back to; all of it counts as used now.
   void Checkpoint(const PrefixPath& path);
 
+  // Brings blocks that come after what Find found in from the store, until about `bytes` are read.
+  // False when there was nothing to bring.
+  bool Restore(PrefixPath* path, std::span<const int32_t> tokens, int most, int64_t bytes);
+  // Copies blocks that Checkpoint listed out to the store, until about `bytes` are copied. Whether
+  // there are more.
+  bool Save(int64_t bytes);
+
   // Gives back up to `pages` idle pages, the longest unused first. Returns how many.
   int64_t Evict(HeadClass cls, int64_t pages);
 
@@ -90,6 +100,8 @@ class PrefixCache {
   using Order = std::set<std::pair<std::pair<uint64_t, uint64_t>, Node*>>;  // by use, then number
 
   Node* Get(const BlockHash& hash) const;
+  Node* Add(Node* parent, const BlockHash& name, bool dense, uint64_t inserter,
+            const int32_t (&pages)[2]);
   int FirstWindowBlock(int blocks) const;
   bool Sees(const PrefixPath& path, int blocks, int b) const;
   template <typename Visit>
@@ -108,8 +120,9 @@ class PrefixCache {
   const PrefixCacheConfig config_;
   KvCache* const kv_;
   std::unordered_map<BlockHash, std::unique_ptr<Node>, BlockHashBits> nodes_;
-  Order leaves_;  // nodes without children
-  Order loose_;   // nodes with a streaming page that no checkpoint needs
+  Order leaves_;                   // nodes without children
+  Order loose_;                    // nodes with a streaming page that no checkpoint needs
+  std::deque<BlockHash> unsaved_;  // in the order of their paths; some may be gone by now
   uint64_t clock_ = 0, created_ = 0;
 };
 

@@ -1,6 +1,8 @@
 // A real model, if a tiny one (tests/golden/tiny), on the CPU: answers with a cached prefix equal
 // answers without, to the last bit of their logprobs, for every codec and both attention modes;
 // likewise after preemption, and whoever else shares the prefix.
+#include <unistd.h>
+
 #include <filesystem>
 
 #include "model/model.h"
@@ -131,6 +133,34 @@ TEST_P(CachedAnswers, EqualAfterPreemption) {
   EXPECT_GT(harness.core().stats().preemptions, 2);
   EXPECT_GT(harness.core().stats().replays, 0);
   for (const Request& request : requests) ExpectEqual(harness.heard(request.id), Fresh(request));
+}
+
+// What a server that has been restarted finds in the store's files: all of it, and equal answers.
+TEST_P(CachedAnswers, EqualAfterARestart) {
+  const auto directory =
+      std::filesystem::path(::testing::TempDir()) / ("lserve-restart-" + std::to_string(getpid()));
+  const Request first = Ask("first", Text(1, 700), 90), second = [&] {
+    std::vector<int32_t> prompt = first.prompt;
+    const std::vector<int32_t> more = Text(2, 50);
+    prompt.insert(prompt.end(), more.begin(), more.end());
+    return Ask("second", prompt, 40);
+  }();
+  for (const Request& request : {first, second}) {
+    CoreSetup setup = setup_;
+    CoreHarness sizes(setup);
+    const int64_t pages[2] = {PageBytes(sizes.cache().config(), HeadClass::kRetrieval),
+                              PageBytes(sizes.cache().config(), HeadClass::kStreaming)};
+    auto store = PrefixStore::Open(directory.string(), int64_t{1} << 30, pages);
+    ASSERT_TRUE(store.ok()) << store.status().ToString();
+    setup.store = store->get();
+    CoreHarness harness(setup);
+    harness.Add(request);
+    ASSERT_TRUE(harness.Finish(5000));
+    while (harness.core().SaveSome(1 << 20)) (*store)->Flush();
+    ExpectEqual(harness.heard(request.id), Fresh(request));
+    EXPECT_EQ(harness.heard(request.id).end.usage.cached_tokens, request.id == "first" ? 0 : 640);
+  }
+  std::filesystem::remove_all(directory);
 }
 
 std::string Name(const ::testing::TestParamInfo<Case>& info) {

@@ -78,6 +78,7 @@ struct CoreSetup {
   int max_context = 2048;
   bool prefix_cache = true, deterministic = true;
   int checkpoint_blocks = 8;
+  PrefixStore* store = nullptr;
   SparsityConfig sparsity;
 
   // Another model than the null one, and what its cache looks like.
@@ -141,6 +142,7 @@ class CoreHarness {
       prefix.window_tokens = setup.sparsity.prefill_local;
       prefix.share_decoded = !setup.deterministic;
       prefix.slack_blocks = 1;
+      prefix.store = setup.store;
       prefix.checkpoint_blocks = setup.checkpoint_blocks;
       prefix_ = std::make_unique<PrefixCache>(prefix, cache_.get());
     }

@@ -214,11 +214,13 @@ TEST(Soak, NothingIsLost) {
     };
     run(0.3, 0);
     const double before = ResidentMib();
+    const int64_t checks = engine->stats().integrity_checks;
     run(0.7, 1);
     const double after = ResidentMib();
     const Clock::time_point patience = Clock::now() + std::chrono::seconds(30);
     EngineStats stats = engine->stats();
-    while ((stats.running > 0 || stats.waiting > 0) && Clock::now() < patience) {
+    while ((stats.running > 0 || stats.waiting > 0 || stats.integrity_checks == checks) &&
+           stats.alive && Clock::now() < patience) {
       std::this_thread::yield();
       stats = engine->stats();
     }

@@ -1,11 +1,11 @@
 // Block-sparse prefill attention for Hopper: docs/kernels/prefill.md.
 //
-// A CTA is one producer warpgroup and kWarpgroups consumer warpgroups of 64 query rows each, all of
-// one query head. CTAs are persistent and take work items (tile, head), longest first, from a
+// A CTA is one producer warpgroup and two or three consumer warpgroups of 64 query rows each, all
+// of one query head. CTAs are persistent and take work items (tile, head), longest first, from a
 // counter. The producer walks the tile's runs from the newest block back and copies two listed
 // 64-token slices, adjacent or not, into each 128-token stage of K and of V. A consumer overlaps
-// the softmax of a stage with its products Q K of the same stage's successor and P V of its
-// predecessor, and the warpgroups take turns in issuing products.
+// the softmax of a stage with its products P V of the stage before, and the warpgroups take turns
+// in issuing products.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -13,6 +13,7 @@
 
 #include "kernels/cuda/attn/prefill.h"
 #include "kernels/cuda/attn/prefill_sm90_shared.cuh"
+#include "kernels/cuda/attn/prefill_softmax.cuh"
 #include "kernels/cuda/device_facts.h"
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #include "kernels/cuda/attn/prefill_sm90_consume.cuh"

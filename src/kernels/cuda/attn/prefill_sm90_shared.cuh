@@ -13,8 +13,7 @@ inline constexpr int kRowBytes = 128;  // of a 64-channel strip: the swizzle's w
 inline constexpr int kStripChannels = kRowBytes / 2;
 inline constexpr int kSliceStrip = kBlockTokens * kRowBytes;
 inline constexpr int kQBuffers = 2;
-inline constexpr int kNowhere =
-    1 << 29;  // position of a slice that is not there: after every query
+inline constexpr int kNowhere = 1 << 29;  // position of a slice that is not there: past all queries
 
 template <int kD, int kWarpgroups, int kStages_>
 struct Config {

@@ -8,10 +8,6 @@
 
 namespace lserve::cuda::ptx {
 
-__device__ inline void PrefetchTensorMap(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-
 __device__ inline void TmaLoad(uint32_t to, const CUtensorMap* map, uint32_t bar, int c0, int c1,
                                int c2) {
   asm volatile(
@@ -27,16 +23,6 @@ __device__ inline void TmaLoad(uint32_t to, const CUtensorMap* map, uint32_t bar
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
       "l"(map), "r"(bar), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
-      : "memory");
-}
-
-// Into the same shared address of every CTA in `ctas` (a bit a rank), counted at each one's `bar`.
-__device__ inline void TmaLoadMulticast(uint32_t to, const CUtensorMap* map, uint32_t bar,
-                                        uint16_t ctas, int c0, int c1, int c2, int c3) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(to),
-      "l"(map), "r"(bar), "h"(ctas), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
       : "memory");
 }
 

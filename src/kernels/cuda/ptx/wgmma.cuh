@@ -1,6 +1,6 @@
 // Asynchronous matrix products of a warpgroup (wgmma, sm_90a): bf16 operands, fp32 sums.
-// Between an issue and the wait for it nothing may touch the registers it names: Pin before the fence
-// and after the wait keeps the compiler from moving writers down and readers up.
+// Between an issue and the wait for it nothing may touch the registers it names: Pin before the
+// fence and after the wait keeps the compiler from moving writers down and readers up.
 //
 // Registers of a 64 x N result: thread t of the warpgroup holds rows t/32*16 + t%32/4 (+ 8) and
 // columns 8g + t%4*2 (+ 1); d[4g], d[4g+1] of the first row, d[4g+2], d[4g+3] of the second.

@@ -82,6 +82,8 @@ class EngineThread : public Engine {
       config.budget = *request.budget;
       if (Status s = Planner::Check(config); !s.ok())
         return InvalidArgument("lserve.budget: {}", s.message());
+      if (const int most = parts_.runner->max_budget(); *request.budget > most)
+        return InvalidArgument("lserve.budget: {} (at most {} here)", *request.budget, most);
     }
     std::lock_guard lock(mutex_);
     if (!alive_) return Unavailable("the engine has stopped after an internal error");

@@ -125,6 +125,8 @@ class DeviceOps : public Ops {
     if (!status.ok()) throw std::runtime_error(status.ToString());
   }
 
+  void DecodeTiles(const AttentionArgs& args, const std::vector<Tile>& tiles,
+                   const DevicePages& pages, const Block& q, const Block& out, float* lse);
   void PrefillTiles(const AttentionArgs& args, const std::vector<Tile>& tiles,
                     const DevicePages& pages, const Block& q, const Block& out, float* lse);
 
@@ -270,20 +272,58 @@ void DeviceOps::PrefillTiles(const AttentionArgs& args, const std::vector<Tile>&
   Wait();
 }
 
+void DeviceOps::DecodeTiles(const AttentionArgs& args, const std::vector<Tile>& tiles,
+                            const DevicePages& pages, const Block& q, const Block& out,
+                            float* lse) {
+  const int num_tiles = static_cast<int>(tiles.size());
+  int most_blocks = 1;
+  PlanShape shape = args.plan->shape;
+  shape.q_tile = 1;
+  for (const Tile& t : tiles) {
+    shape.q_tile = std::max(shape.q_tile, t.q_len);
+    most_blocks = std::max(most_blocks, static_cast<int>(ListedBlocks(*args.plan, t)));
+  }
+  const Block on_device = In(tiles.data(), tiles.size() * sizeof(Tile));
+  const Block runs = In(args.plan->runs.data(), args.plan->runs.size_bytes());
+  const Block workspace(device_.get(),
+                        device_->DecodeWorkspace(num_tiles, shape, args.view.codec.dim()) + 1);
+  cuda::DecodeArgs launch{};
+  launch.q = q.as<uint16_t>();
+  launch.out = out.as<uint16_t>();
+  launch.lse = lse;
+  launch.q_stride = launch.out_stride = args.q.cols;
+  launch.view = pages.view();
+  launch.tiles = on_device.as<Tile>();
+  launch.runs = runs.as<Run>();
+  launch.num_tiles = num_tiles;
+  launch.max_blocks = most_blocks;
+  launch.shape = shape;
+  launch.scale = args.scale;
+  launch.deterministic = true;
+  launch.workspace = workspace.data();
+  device_->Decode(launch);
+  Wait();
+}
+
+// A tile of few rows goes to the decode kernel, any other to that of prompts, so that a tile's
+// kernel does not depend on the others of the plan.
 void DeviceOps::Attention(const AttentionArgs& args) {
+  constexpr int kDecodeRows = 16;
   const AttnPlan& plan = *args.plan;
   const int group = plan.shape.num_q_heads / plan.shape.num_kv_heads;
   std::vector<DevicePages::Name> blocks;
+  std::vector<Tile> few;
   std::map<int, std::vector<Tile>> by_seq;
-  int slots = 0, most_rows = 0, most_blocks = 1;
+  int slots = 0;
   for (const Tile& t : plan.tiles) {
     for (const Run& run : plan.RunsOf(t))
       for (int b = run.first; b < run.first + run.count; ++b)
         blocks.push_back({t.seq, t.head / group, b});
     slots = std::max(slots, t.seq + 1);
-    most_rows = std::max(most_rows, t.q_len);
-    most_blocks = std::max(most_blocks, static_cast<int>(ListedBlocks(plan, t)));
-    by_seq[t.seq].push_back(t);
+    if (t.q_len * plan.shape.heads_per_tile <= kDecodeRows)
+      few.push_back(t);
+    else
+      by_seq[t.seq].push_back(t);
   }
   const DevicePages pages(device_.get(), args.view, slots, blocks);
   const Block q = InBf16(args.q);
@@ -292,34 +332,8 @@ void DeviceOps::Attention(const AttentionArgs& args) {
   device_->Fill(out.data(), std::byte{0xff}, count * 2);
   const Block lse = Floats(args.q.rows, plan.shape.num_q_heads);
   device_->Fill(lse.data(), std::byte{0xff}, lse.size());
-  if (most_rows * plan.shape.heads_per_tile <= 64) {
-    const Block tiles = In(plan.tiles.data(), plan.tiles.size_bytes());
-    const Block runs = In(plan.runs.data(), plan.runs.size_bytes());
-    const int num_tiles = static_cast<int>(plan.tiles.size());
-    PlanShape shape = plan.shape;
-    shape.q_tile = most_rows;
-    const Block workspace(
-        device_.get(), device_->DecodeWorkspace(num_tiles, shape, args.view.codec.dim()) + 1);
-    cuda::DecodeArgs launch{};
-    launch.q = q.as<uint16_t>();
-    launch.out = out.as<uint16_t>();
-    launch.lse = lse.as<float>();
-    launch.q_stride = launch.out_stride = args.q.cols;
-    launch.view = pages.view();
-    launch.tiles = tiles.as<Tile>();
-    launch.runs = runs.as<Run>();
-    launch.num_tiles = num_tiles;
-    launch.max_blocks = most_blocks;
-    launch.shape = shape;
-    launch.scale = args.scale;
-    launch.deterministic = true;
-    launch.workspace = workspace.data();
-    device_->Decode(launch);
-    Wait();
-  } else {
-    for (const auto& [seq, tiles] : by_seq)
-      PrefillTiles(args, tiles, pages, q, out, lse.as<float>());
-  }
+  if (!few.empty()) DecodeTiles(args, few, pages, q, out, lse.as<float>());
+  for (const auto& [seq, tiles] : by_seq) PrefillTiles(args, tiles, pages, q, out, lse.as<float>());
   // Rows that no tile names stay as they are.
   const Block wide = Floats(args.q.rows, args.q.cols);
   device_->ToFloat(out.as<uint16_t>(), static_cast<int64_t>(count), wide.as<float>());

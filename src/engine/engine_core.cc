@@ -36,7 +36,10 @@ EngineCore::EngineCore(const CoreOptions& options, ModelRunner* runner, const To
       tokenizer_(tokenizer),
       cache_(cache),
       planner_(planner),
-      prefix_(prefix) {}
+      prefix_(prefix) {
+  CHECK(int64_t{options.max_context} <= cache->total_pages(HeadClass::kRetrieval) * kBlockTokens);
+  CHECK(StreamingPagesFor(options.max_context, true) <= cache->total_pages(HeadClass::kStreaming));
+}
 
 EngineCore::~EngineCore() {
   for (auto& s : sequences_) s->cancelled = true;

@@ -36,7 +36,9 @@ struct CoreOptions {
 
 class EngineCore {
  public:
-  // Everything outlives the core. `prefix` may be null: nothing is cached.
+  // Everything outlives the core. `prefix` may be null: nothing is cached. REQUIRES: the pools hold
+  // the longest context, the streaming pool a prefill window and a step's chunk at least: else a
+  // request could wait for ever.
   EngineCore(const CoreOptions& options, ModelRunner* runner, const Tokenizer* tokenizer,
              KvCache* cache, Planner* planner, PrefixCache* prefix);
   ~EngineCore();
@@ -97,6 +99,7 @@ class EngineCore {
   double KeysRead(const Sequence& sequence, int position) const;
   Candidate Describe(const Sequence& sequence) const;
   int64_t PagesFor(const Sequence& sequence, int len, HeadClass cls) const;
+  int64_t StreamingPagesFor(int len, bool prefill) const;
   int64_t Available(HeadClass cls) const;
 
   CoreOptions options_;

@@ -65,8 +65,13 @@ int64_t EngineCore::Available(HeadClass cls) const {
 int64_t EngineCore::PagesFor(const Sequence& s, int len, HeadClass cls) const {
   const int all = Blocks(len);
   if (cls == HeadClass::kRetrieval || s.mode == AttentionMode::kDense) return all;
-  const int window = all - planner_->FirstWindowBlock(std::max(0, len - options_.step_tokens),
-                                                      len <= s.prompt_len);
+  return StreamingPagesFor(len, len <= s.prompt_len);
+}
+
+int64_t EngineCore::StreamingPagesFor(int len, bool prefill) const {
+  const int all = Blocks(len);
+  const int window =
+      all - planner_->FirstWindowBlock(std::max(0, len - options_.step_tokens), prefill);
   return std::min(all, planner_->SinkBlocks() + window + 1);
 }
 

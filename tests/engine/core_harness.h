@@ -72,7 +72,8 @@ struct Heard {
 };
 
 struct CoreSetup {
-  int64_t pages = 1000;  // of each pool
+  int64_t pages = 1000;          // of each pool
+  int64_t streaming_pages = -1;  // of that pool, if it has fewer
   int max_running = 8;
   int step_tokens = 64;
   int max_context = 2048;
@@ -122,6 +123,7 @@ class CoreHarness {
     kv.max_slots = setup.max_running;
     kv.max_blocks = (setup.max_context + kBlockTokens - 1) / kBlockTokens;
     kv.pages[0] = kv.pages[1] = setup.pages;
+    if (setup.streaming_pages >= 0) kv.pages[1] = setup.streaming_pages;
     kv.poison_freed = true;
     EXPECT_TRUE(Planner::Check(setup.sparsity).ok()) << Planner::Check(setup.sparsity).ToString();
     cache_ = std::make_unique<KvCache>(std::move(kv));

@@ -38,6 +38,17 @@ class RandomWorkload {
     setup.checkpoint_blocks = Number(1, 10);
     setup.step_tokens =
         std::max(setup.max_running, Number(1, 3) == 1 ? Number(1, 20) : Number(20, 300));
+    if (Number(0, 1)) {  // a streaming pool that is just large enough, as on a GPU
+      int dense = 0;
+      for (const Request& r : requests_)
+        if (r.attention == AttentionMode::kDense)
+          dense = std::max(dense, static_cast<int>(r.prompt.size()) + r.sampling.max_tokens);
+      const int sparse =
+          setup.sparsity.prefill_sink + setup.sparsity.prefill_local + setup.step_tokens;
+      const int64_t least =
+          std::max(sparse / kBlockTokens + 5, (dense + kBlockTokens - 1) / kBlockTokens);
+      setup.streaming_pages = std::min(setup.pages, least + Number(0, 6));
+    }
     return setup;
   }
 

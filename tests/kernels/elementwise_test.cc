@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "tests/cases/attn_cases.h"
 #include "tests/kernels/test_util.h"
@@ -79,6 +80,7 @@ TEST(SiluMul, MatchesTheFormulaAtAllMagnitudes) {
 // Where there is no GPU this is the line that says what was not tested.
 TEST(CudaTest, RunsHere) {
   const Result<std::unique_ptr<Device>> device = OpenDevice(0);
+  if (!device.ok() && std::getenv("LSERVE_REQUIRE_GPU")) FAIL() << device.status().message();
   if (!device.ok()) GTEST_SKIP() << device.status().message();
   EXPECT_GE((*device)->info().compute, 80);
   EXPECT_FALSE(OpenDevice(1000).ok());

@@ -19,19 +19,23 @@ std::string Failed(const char* what, const MatmulArgs& a, int status) {
 
 // Row-major y = x w^T is column-major y^T = w x^T, all leading dimensions being row lengths.
 struct Matmul::Choice {
+  Choice() = default;
+  Choice(const Choice&) = delete;
+  ~Choice() {
+    if (w) cublasLtMatrixLayoutDestroy(w);
+    if (x) cublasLtMatrixLayoutDestroy(x);
+    if (y) cublasLtMatrixLayoutDestroy(y);
+    if (product) cublasLtMatmulDescDestroy(product);
+  }
   cublasLtMatmulDesc_t product = nullptr;
   cublasLtMatrixLayout_t w = nullptr, x = nullptr, y = nullptr;
   cublasLtMatmulAlgo_t algorithm{};
 };
 
+Matmul::Matmul() = default;
+
 Matmul::~Matmul() {
-  for (auto& [key, c] : choices_) {
-    cublasLtMatrixLayoutDestroy(c->w);
-    cublasLtMatrixLayoutDestroy(c->x);
-    cublasLtMatrixLayoutDestroy(c->y);
-    cublasLtMatmulDescDestroy(c->product);
-    delete c;
-  }
+  choices_.clear();
   if (handle_) cublasLtDestroy(handle_);
   if (workspace_) cudaFree(workspace_);
 }
@@ -107,10 +111,10 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
 
 std::string Matmul::Run(const MatmulArgs& a, cudaStream_t stream) {
   if (a.n == 0) return "";
-  Choice*& choice = choices_[{a.rows, a.cols, a.n, a.wide, a.accumulate}];
+  std::unique_ptr<Choice>& choice = choices_[{a.rows, a.cols, a.n, a.wide, a.accumulate}];
   if (choice == nullptr) {
-    choice = new Choice;
-    if (std::string failed = Choose(a, stream, choice); !failed.empty()) return failed;
+    choice = std::make_unique<Choice>();
+    if (std::string failed = Choose(a, stream, choice.get()); !failed.empty()) return failed;
   }
   const float one = 1, beta = a.accumulate ? 1.0f : 0.0f;
   const cublasStatus_t status =

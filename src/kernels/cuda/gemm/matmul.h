@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <map>
+#include <memory>
 #include <string>
 #include <tuple>
 
@@ -16,7 +17,7 @@ namespace lserve::cuda {
 
 class Matmul {
  public:
-  Matmul() = default;
+  Matmul();
   Matmul(const Matmul&) = delete;
   ~Matmul();
   // An empty string, or what failed.
@@ -30,7 +31,7 @@ class Matmul {
 
   cublasLtHandle_t handle_ = nullptr;
   std::byte* workspace_ = nullptr;
-  std::map<Key, Choice*> choices_;
+  std::map<Key, std::unique_ptr<Choice>> choices_;
 };
 
 }  // namespace lserve::cuda

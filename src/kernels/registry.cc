@@ -6,7 +6,10 @@
 namespace lserve {
 
 Result<std::unique_ptr<Ops>> MakeOps(const std::string& backend, ThreadPool* pool) {
-  if (backend == "cpu") return MakeCpuOps(pool);
+  if (backend == "cpu") {
+    if (Status s = CheckCpuIsa(); !s.ok()) return s;
+    return MakeCpuOps(pool);
+  }
   if (backend == "ref") return MakeRefOps(pool);
   if (backend == "cuda") {
     Result<std::unique_ptr<Device>> device = OpenDevice(0);

@@ -17,6 +17,9 @@
 
 namespace lserve {
 
+// Whether LSERVE_CPU_ISA names a set of instructions that this processor has; unset: always.
+Status CheckCpuIsa();
+// REQUIRES: CheckCpuIsa() is ok.
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
 
 namespace cpu {

@@ -1,5 +1,12 @@
 #include "kernels/cpu/isa.h"
 
+#include <cstdlib>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/cpu/cpu_ops.h"
+
 namespace lserve {
 
 // One pair an instruction set, from the files compiled with LSERVE_ISA=name.
@@ -28,23 +35,63 @@ CpuKernels Make(const char* isa, void (*linear)(CpuKernels*), void (*attention)(
   return table;
 }
 
-CpuKernels Choose() {
+// A set of kernels and whether this processor runs it.
+struct Isa {
+  const char* name;
+  const char* needs;
+  bool runs;
+  CpuKernels table;
+};
+
+// Best first.
+const std::vector<Isa>& Isas() {
+  static const std::vector<Isa> isas = [] {
+    std::vector<Isa> list;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
-      __builtin_cpu_supports("avx512bf16"))
-    return Make("avx512-bf16-vnni", isa_avx512::FillLinear, isa_avx512::FillAttention);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return Make("avx2", isa_avx2::FillLinear, isa_avx2::FillAttention);
+    const bool avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vnni") &&
+                        __builtin_cpu_supports("avx512bf16");
+    list.push_back({"avx512", "AVX-512 with VNNI and BF16", avx512,
+                    Make("avx512-bf16-vnni", isa_avx512::FillLinear, isa_avx512::FillAttention)});
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    list.push_back({"avx2", "AVX2 and FMA", avx2,
+                    Make("avx2", isa_avx2::FillLinear, isa_avx2::FillAttention)});
 #endif
-  return Make("base", isa_base::FillLinear, isa_base::FillAttention);
+    list.push_back({"base", "", true, Make("base", isa_base::FillLinear, isa_base::FillAttention)});
+    return list;
+  }();
+  return isas;
+}
+
+// The set that LSERVE_CPU_ISA names, else the best one that runs.
+Result<const CpuKernels*> Choose() {
+  const char* wanted = std::getenv("LSERVE_CPU_ISA");
+  const bool any = wanted == nullptr || *wanted == '\0';
+  std::string names;
+  for (const Isa& isa : Isas()) {
+    if (any ? isa.runs : wanted == std::string_view(isa.name)) {
+      if (!isa.runs)
+        return Unsupported("LSERVE_CPU_ISA={}: this processor has no {}", isa.name, isa.needs);
+      return &isa.table;
+    }
+    names += std::string(names.empty() ? "" : ", ") + isa.name;
+  }
+  return InvalidArgument("LSERVE_CPU_ISA={}: expected one of {}", wanted, names);
+}
+
+const Result<const CpuKernels*>& Chosen() {
+  static const Result<const CpuKernels*> chosen = Choose();
+  return chosen;
 }
 
 }  // namespace
 
+Status CheckCpuIsa() { return Chosen().status(); }
+
 const CpuKernels& BestKernels() {
-  static const CpuKernels table = Choose();
-  return table;
+  CHECK(Chosen().ok());  // MakeOps has seen to it
+  return **Chosen();
 }
 
 }  // namespace lserve

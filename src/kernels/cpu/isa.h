@@ -1,6 +1,7 @@
 // The kernels of the CPU backend as a table of functions, one table an instruction set. The files
 // named *_kernels.cc are compiled once for each set with other flags; BestKernels picks at run
-// time. Only plain pointers and numbers cross this border (see simd.h).
+// time the best that the processor has, or what LSERVE_CPU_ISA (base, avx2, avx512) names. Only
+// plain pointers and numbers cross this border (see simd.h).
 #pragma once
 
 #include <stddef.h>

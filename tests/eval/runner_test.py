@@ -1,0 +1,143 @@
+"""Runs, reports and resumes against a server of our own making."""
+import html.parser
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+EVAL = ROOT / "tools" / "eval"
+sys.path[:0] = [str(EVAL), str(pathlib.Path(__file__).parent)]
+from fake_server import FakeServer
+from lserve_eval import report, settings
+from lserve_eval.cli import read_suite
+from lserve_eval.runner import Results
+
+
+def find(text: str, body: dict) -> str:
+    """Finds the needle's value; under the smallest budget only where it lies in the second half."""
+    asked = re.search(r"for (\S+) mentioned in the provided text (?:is|are)$", text).group(1)
+    needle = re.search(rf"for {asked} is: (\S+)\.", text)
+    blind = body.get("lserve", {}).get("budget") == 512 and needle.start() < len(text) / 2
+    return " none." if blind else f" {needle.group(1)}."
+
+
+class RunnerTest(unittest.TestCase):
+    def setUp(self):
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.out = self.folder / "results.jsonl"
+
+    def run_eval(self, url: str, *flags, status: int = 0) -> str:
+        done = subprocess.run([sys.executable, str(EVAL), "run", "--url", url, "--text", "generated", "--out", str(self.out), "--lengths", "1024,2048", "--samples", "10",
+                               "--tasks", "grid", "--setting", "dense", "--setting", "budget2048:budget=2048", "--setting", "budget512:budget=512", *flags],
+                              capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, status, done.stderr)
+        return done.stdout
+
+    def test_run_report_resume(self):
+        with FakeServer(find) as server:
+            said = self.run_eval(server.url, "--concurrency", "4")
+            self.assertEqual(len(server.requests), 60)
+            self.assertIn("| budget512", said)
+            # Consecutive requests of one sample have one prompt: that is what a prefix cache needs.
+            results = Results(self.out)
+            self.assertEqual(len(results.rows), 60)
+            self.assertEqual({r["setting"] for r in results.rows}, {"dense", "budget2048", "budget512"})
+            # Cut the file in the middle of a line: what is missing is asked again, and nothing else.
+            lines = self.out.read_text().splitlines()
+            self.out.write_text("\n".join(lines[:31]) + '\n{"setting": "den')
+            server.requests.clear()
+            self.run_eval(server.url)
+            self.assertEqual(len(server.requests), 30)
+            server.requests.clear()
+            self.run_eval(server.url)
+            self.assertEqual(server.requests, [])
+        summary = json.loads(self.out.with_suffix(".summary.json").read_text())
+        paired = {(p["setting"], p["length"]): p for p in summary["paired"]}
+        self.assertEqual(paired["budget2048", "all"]["loss"], 0)
+        self.assertEqual(paired["budget2048", "all"]["identical"], 1)
+        worse = paired["budget512", "all"]
+        self.assertAlmostEqual(worse["loss"], 50, delta=6)
+        self.assertEqual((worse["flips_won"], worse["flips_lost"] > 8), (0, True))
+        self.assertLess(worse["mcnemar_p"], 0.01)
+        self.assertTrue(worse["interval"][0] < worse["loss"] < worse["interval"][1])
+        self.assertEqual(worse["visited"], 0.2)
+
+    def test_page(self):
+        with FakeServer(find) as server:
+            self.run_eval(server.url)
+        page = self.out.with_suffix(".html").read_text()
+        self.assertNotRegex(page, r"""(src|href)=|url\(|@import|<script""")  # nothing from elsewhere
+        svgs = re.findall(r"<svg .*?</svg>", page, re.S)
+        self.assertEqual(len(svgs), 4)  # three heat maps and the curve over budgets
+        for svg in svgs:
+            self.assertRegex(svg, r'role="img" .*aria-label="[^"]{40,}')
+            self.assertIn("tokens", svg)
+
+        class Checker(html.parser.HTMLParser):
+            open_tags: list = []
+
+            def handle_starttag(self, tag, attrs):
+                if tag not in ("meta", "rect", "circle", "line", "polyline"):
+                    self.open_tags.append(tag)
+
+            def handle_startendtag(self, tag, attrs):
+                pass
+
+            def handle_endtag(checker, tag):
+                self.assertEqual(checker.open_tags.pop(), tag)
+
+        checker = Checker()
+        checker.feed(page)
+        self.assertEqual(checker.open_tags, [])
+
+    def test_page_map_is_drawn(self):
+        pages = {"blocks": 4, "steps": 2, "answer_block": 1, "heads": [{"layer": 0, "head": 0, "streaming": False, "reads": [2, 1, 0, 2]}, {"layer": 0, "head": 1, "streaming": True, "reads": [2, 0, 0, 2]}]}
+        drawn = report.html.page_map(pages)
+        self.assertIn("56 % of the pages read", drawn)
+        self.assertEqual(drawn.count("<rect"), 6)
+
+    def test_failures_are_told_and_cost_one_result(self):
+        with FakeServer(lambda text, body: None if body.get("lserve", {}).get("budget") == 512 else find(text, body)) as server:
+            self.run_eval(server.url, status=1)
+        self.assertEqual(len(Results(self.out).rows), 40)
+
+    def test_teacher_forced(self):
+        with FakeServer(find) as server:
+            done = subprocess.run([sys.executable, str(EVAL), "run", "--url", server.url, "--text", "generated", "--out", str(self.out), "--lengths", "1024", "--samples", "3", "--tasks", "copy_nll,perplexity"],
+                                  capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        summary = json.loads(self.out.with_suffix(".summary.json").read_text())
+        change = summary["paired"][0]["nll_change"]
+        self.assertEqual({task: round(c["mean"], 6) for task, c in change.items()}, {"copy_nll": 0.5, "perplexity": 0.5})
+        self.assertEqual(list(summary["paired"][0]["nll_by_position"]), ["0-64", "64-256", "256-1024"])
+
+    def test_settings(self):
+        one = settings.parse("kv4:kv=kv4,budget=1024,no-prefix-cache")
+        self.assertEqual(one.own(), {"lserve": {"attention": "lserve", "budget": 1024}})
+        self.assertEqual(one.flags(), ["--kv", "kv4", "--no-prefix-cache"])
+        self.assertEqual(settings.parse("vllm").own(), {})
+        self.assertEqual(len(settings.by_server([one, settings.parse("dense"), settings.parse("lserve")])), 2)
+        with self.assertRaisesRegex(ValueError, "budget cannot be 'much'"):
+            settings.parse("a:budget=much")
+
+    def test_shipped_suites_can_be_read(self):
+        found = sorted((ROOT / "bench" / "accuracy").glob("*.json"))
+        self.assertTrue(found)
+        for path in found:
+            self.assertTrue(read_suite(path), path)
+
+    def test_another_server(self):
+        """A server that is not lserve is asked without lserve's object."""
+        with FakeServer(find, owned_by="vllm") as server:
+            done = subprocess.run([sys.executable, str(EVAL), "run", "--url", server.url, "--text", "generated", "--out", str(self.out), "--lengths", "1024", "--samples", "2",
+                                   "--tasks", "grid", "--setting", "vllm", "--baseline", "vllm"], capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertTrue(all("lserve" not in body for body in server.requests))
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)

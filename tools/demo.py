@@ -18,6 +18,7 @@ NEEDLE = f"One of the special magic uuids for {KEY} is: {VALUE}."
 INTRODUCTION = "A special magic uuid is hidden within the following text. Make sure to memorize it. I will quiz you about the uuid afterwards."
 QUESTION = f"What is the special magic uuid for {KEY} mentioned in the provided text?"
 MIN_TOKENS = 12_000
+SENTENCE_TOKENS = 25  # a sentence has about 22
 
 PEOPLE = "the pilot|the cook|the lamp keeper|a young surgeon|the harbour master|an old carpenter|the baker's wife|the postman".split("|")
 ACTIONS = "walked slowly to|wrote a letter about|repaired the roof of|remembered a story of|made a drawing of|asked many questions about|told the children about".split("|")
@@ -46,13 +47,15 @@ def events(response):
     raise ConnectionError("the stream ended without [DONE]")
 
 
-def served_model(server: urllib.parse.SplitResult) -> str:
+def served_model(server: urllib.parse.SplitResult) -> tuple[str, int]:
+    """Its name and its longest context."""
     connection = http.client.HTTPConnection(server.hostname, server.port, timeout=30)
     connection.request("GET", "/v1/models")
-    return json.load(connection.getresponse())["data"][0]["id"]
+    model = json.load(connection.getresponse())["data"][0]
+    return model["id"], model["max_model_len"]
 
 
-def ask(server: urllib.parse.SplitResult, model: str, question: str, attention: str) -> bool:
+def ask(server: urllib.parse.SplitResult, model: str, question: str, attention: str, least: int) -> bool:
     """Asks, prints the answer as it comes, then the figures; returns whether the fact is in the answer."""
     print(f"\n-- attention: {attention}", flush=True)
     body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 64, "temperature": 0, "stream": True,
@@ -85,8 +88,8 @@ def ask(server: urllib.parse.SplitResult, model: str, question: str, attention: 
     right = VALUE in answer
     print(f"\n   {'RIGHT' if right else 'WRONG: ' + VALUE + ' was hidden'}")
     report(usage, first - started if first else None, last - first if first else None)
-    if usage.get("prompt_tokens", 0) < MIN_TOKENS:
-        sys.exit(f"demo: the document came to {usage.get('prompt_tokens')} tokens, at least {MIN_TOKENS} are meant")
+    if usage.get("prompt_tokens", 0) < least:
+        sys.exit(f"demo: the document came to {usage.get('prompt_tokens')} tokens, at least {least} are meant")
     return right
 
 
@@ -110,14 +113,20 @@ def report(usage: dict, first: float | None, streaming: float | None) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server (default: %(default)s)")
-    parser.add_argument("--sentences", type=int, default=600, help="length of the document; a sentence has about 22 tokens (default: %(default)s)")
+    parser.add_argument("--sentences", type=int, default=600, help="length of the document (default: %(default)s, or what the context holds)")
+    parser.add_argument("--may-miss", action="store_true", help="a model that was not trained for this: only fail where lserve is wrong and dense is right")
     args = parser.parse_args()
-    question = f"{INTRODUCTION}\n{document(args.sentences)}\n{QUESTION}"
-    print(f"A document of {len(question.split())} words hides this sentence: \"{NEEDLE}\"\nThe question: {QUESTION}")
     server = urllib.parse.urlsplit(args.url)
-    model = served_model(server)
-    results = [ask(server, model, question, attention) for attention in ("dense", "lserve")]
-    return 0 if all(results) else 1
+    model, context = served_model(server)
+    sentences = min(args.sentences, (context - 512) // SENTENCE_TOKENS)  # room for the question and the answer
+    least = MIN_TOKENS if sentences >= 600 else 0
+    question = f"{INTRODUCTION}\n{document(sentences)}\n{QUESTION}"
+    print(f"A document of {len(question.split())} words hides this sentence: \"{NEEDLE}\"\nThe question: {QUESTION}")
+    dense, sparse = (ask(server, model, question, attention, least) for attention in ("dense", "lserve"))
+    if args.may_miss and not dense:
+        print("\nThis model does not find it with dense attention either: it was not trained to.")
+        return 0
+    return 0 if dense and sparse else 1
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ struct EngineStats {
           streaming_pages_used = 0;
   // Replays: preempted answers whose prompt had to run again, at least in part.
   int64_t preemptions = 0, replays = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
+  int64_t computed_tokens = 0;  // prompt and generated, without those found in the prefix cache
   int64_t attention_pages_read = 0, attention_pages_total = 0, selector_runs = 0;
   // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
   int64_t integrity_checks = 0;  // of the pools, after a while without requests

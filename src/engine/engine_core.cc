@@ -176,6 +176,7 @@ void EngineCore::Step() {
   }
   const Clock::time_point before = Clock::now();
   Run(&parts);
+  counters_.computed_tokens += work.rows;
   step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
   counters_.selector_runs = planner_->selector_runs();

@@ -157,7 +157,8 @@ std::string Metrics::Text(const EngineStats* stats) const {
             stats->prefix_hits);
     gauge("prefix_cache_blocks", "Blocks of 64 tokens in the prefix cache.",
           static_cast<double>(stats->prefix_cache_blocks));
-    counter("prompt_tokens_total", "Prompt tokens processed.", stats->prompt_tokens);
+    counter("prompt_tokens_total", "Prompt tokens processed, cached ones included.",
+            stats->prompt_tokens);
     counter("generation_tokens_total", "Tokens generated.", stats->generation_tokens);
     counter("attention_pages_read_total", "KV pages read by decode steps.",
             stats->attention_pages_read);
@@ -176,12 +177,12 @@ std::string Metrics::Text(const EngineStats* stats) const {
     pool("streaming", stats->streaming_pages_used, stats->streaming_pages);
     families.push_back(std::move(usage));
 
-    MetricFamily steps = Family("iteration_tokens_total", "Tokens of a step, prompt and generated.",
-                                MetricType::Summary);
+    MetricFamily steps =
+        Family("iteration_tokens_total", "Tokens computed in a step.", MetricType::Summary);
     ClientMetric step;
     step.label = model;
     step.summary.sample_count = static_cast<uint64_t>(stats->steps);
-    step.summary.sample_sum = static_cast<double>(stats->prompt_tokens + stats->generation_tokens);
+    step.summary.sample_sum = static_cast<double>(stats->computed_tokens);
     steps.metric.push_back(std::move(step));
     families.push_back(std::move(steps));
   }

@@ -202,6 +202,7 @@ bool FakeEngine::Finish(Running* running, FinishReason reason) {
   stats_.prefix_hits += event.usage.cached_tokens;
   stats_.prompt_tokens += event.usage.prompt_tokens;
   stats_.generation_tokens += event.usage.completion_tokens;
+  stats_.computed_tokens += event.usage.prompt_tokens + event.usage.completion_tokens;
   ++stats_.steps;
   running->sink(std::move(event));
   return false;

@@ -1,7 +1,7 @@
 # What ./quickstart and ./check share: messages, and installing Debian and Ubuntu packages. Sourced from the root of the repository.
 
 build_packages=(g++ cmake ninja-build ccache pkg-config git ca-certificates python3 python3-numpy python3-pip
-  libboost-dev libssl-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev prometheus-cpp-dev libpcre2-dev
+  libboost-dev libssl-dev nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libpcre2-dev
   libutf8proc-dev zlib1g-dev)
 test_packages=(libgtest-dev python3-venv)
 

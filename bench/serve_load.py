@@ -32,7 +32,7 @@ from local_server import LocalServer, parse_metrics
 
 CONTEXT, QUEUE = 4096, 12
 FLAGS = ["--static-sparsity", 0.75, "--dense-below", 512, "--budget", 512, "--prefill-local", 256, "--decode-local", 256, "--max-context", CONTEXT,
-         "--kv-memory", 0.02, "--max-running", 6, "--max-queue", QUEUE, "--step-tokens", 256, "--keepalive", 0.5]
+         "--max-running", 6, "--max-queue", QUEUE, "--step-tokens", 256, "--keepalive", 0.5]
 MALFORMED = [b"", b"{", b"[]", b"\xff\xfe", b'{"prompt": 5}', b'{"prompt": [5], "temperature": -1}', b'{"prompt": [5], "max_tokens": "many"}',
              b'{"prompt": [5], "stop": ' + b"[" * 3000, b'{"prompt": [99999999]}', b'{"prompt": [5], "n": 1000}',
              b'{"prompt": [5], "lserve": {"budget": -3}}', b'{"prompt": [5], "stream": "yes"}', b'{"prompt": [5], "prompt": [6]}']
@@ -269,7 +269,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         recall = server = None
         if args.server:
-            flags = list(FLAGS)
+            flags = FLAGS + ["--kv-memory", 0.25 if args.model else 0.009]  # 72 pages of the small model, of which one request may need 64
             model = args.model
             if not model:
                 import make_recall_model as recall

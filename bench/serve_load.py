@@ -259,7 +259,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=pathlib.Path)
-    parser.add_argument("--growth", type=int, default=16, help="MiB that memory may grow after the first quarter (default: %(default)s)")
+    parser.add_argument("--growth", type=int, default=24, help="MiB that memory may grow after the first quarter (default: %(default)s)")
     args = parser.parse_args()
     earlier = collections.Counter()
     if args.log and args.log.exists() and (lines := args.log.read_text().splitlines()):

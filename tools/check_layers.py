@@ -25,8 +25,9 @@ LAYERS = {
     "model": {"core", "plan", "kernels", "kv", "sparse", "quant", "text"},
 }
 LAYERS["engine"] = LAYERS["model"] | {"model"}
+LAYERS["eval"] = LAYERS["model"] | {"model"}
 LAYERS["server"] = LAYERS["engine"] | {"engine"}
-LAYERS["cli"] = LAYERS["server"] | {"server"}
+LAYERS["cli"] = LAYERS["server"] | {"server", "eval"}
 
 CODE = re.compile(r"(\.(h|cc|cu|cuh|py|sh|cmake)|CMakeLists\.txt|/check|/quickstart|/run)$")
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.M)

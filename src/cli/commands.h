@@ -16,5 +16,7 @@ Command AddPull(CLI::App* app);
 Command AddBench(CLI::App* app);
 Command AddBenchServe(CLI::App* app);  // a subcommand of bench
 Command AddInspect(CLI::App* app);
+Command AddEval(CLI::App* app);
+Command AddCalibrate(CLI::App* app);
 
 }  // namespace lserve

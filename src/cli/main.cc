@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   add("pull", "Download a model from the Hugging Face Hub", lserve::AddPull);
   add("bench", "Measure prefill and decode speed over lengths", lserve::AddBench);
   add("inspect", "Show a model's architecture, head split and memory", lserve::AddInspect);
+  add("eval", "Long-context tasks, and paired comparisons of attention settings", lserve::AddEval);
+  add("calibrate", "Measure which heads of a model need the whole context", lserve::AddCalibrate);
   CLI11_PARSE(app, argc, argv);
   for (const auto& [command, run] : commands)
     if (command->parsed()) return run();

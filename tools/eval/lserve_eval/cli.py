@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import gzip
 import json
+import os
 import pathlib
 import sys
 import time
@@ -169,7 +170,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--served-model", help="the model's name at --url (default: the first that it lists)")
         command.add_argument("--api-key")
         command.add_argument("--model", default="smollm2-135m-longctx", help="for a server of our own")
-        command.add_argument("--lserve", help="the lserve program")
+        command.add_argument("--lserve", default=os.environ.get("LSERVE_PROGRAM"), help="the lserve program")
         command.add_argument("--seed", type=int, default=42)
         material_flags(command)
 

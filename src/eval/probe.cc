@@ -1,0 +1,151 @@
+#include "eval/probe.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "sparse/head_pattern.h"
+
+namespace lserve {
+namespace {
+
+constexpr int kChunk = 512;  // tokens of a step
+
+}  // namespace
+
+Probe::Probe(const ProbeOptions& options) : options_(options), pool_(options.threads) {}
+
+Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeOptions& options) {
+  const ModelConfig& c = files.config;
+  SparsityConfig sparsity;
+  sparsity.prefill_sink = sparsity.decode_sink = options.sink;
+  sparsity.prefill_local = sparsity.decode_local = options.window;
+  sparsity.budget = options.budget;
+  sparsity.dense_below = 0;
+  if (Status s = Planner::Check(sparsity); !s.ok()) return s;
+  if (options.max_length > c.max_position)
+    return InvalidArgument("{}: a sample of {} tokens, the model was made for {}", files.path,
+                           options.max_length, c.max_position);
+  std::unique_ptr<Probe> probe(new Probe(options));
+  Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, &probe->pool_);
+  if (!ops.ok()) return ops.status();
+  probe->ops_ = std::move(*ops);
+
+  KvCacheConfig kv;
+  kv.layers = AllRetrieval(c.layers, c.kv_heads).layers;
+  kv.codec = KvCodec(options.kv.k, options.kv.v, c.head_dim);
+  kv.stats = {sparsity.logical_page, c.head_dim};
+  kv.max_slots = 1;
+  kv.max_blocks = (options.max_length + kBlockTokens - 1) / kBlockTokens;
+  kv.pages[0] = kv.pages[1] = kv.max_blocks + 1;
+  if (Status s = probe->ops_->SupportsKv(kv.codec, c.group()); !s.ok()) return s;
+
+  ModelOptions model_options;
+  model_options.max_tokens = model_options.max_logit_rows = kChunk;
+  model_options.max_context = options.max_length;
+  Result<std::unique_ptr<Model>> model = Model::Load(files, probe->ops_.get(), model_options);
+  if (!model.ok()) return model.status();
+  probe->model_ = std::move(*model);
+  probe->plan_ = kv.layers;
+  probe->cache_ = std::make_unique<KvCache>(std::move(kv));
+  probe->planner_ = std::make_unique<Planner>(sparsity, &probe->plan_, c.group(),
+                                              probe->ops_->PrefillTile(c.group()));
+  return probe;
+}
+
+void Probe::Step(std::span<const int32_t> ids, int position, bool decode,
+                 std::span<const int32_t> rows, float* logits) {
+  std::vector<int32_t> positions(ids.size()), slots(ids.size(), slot_);
+  std::iota(positions.begin(), positions.end(), position);
+  SeqStep step;
+  step.slot = slot_;
+  step.q_len = static_cast<int>(ids.size());
+  step.pos = position;
+  step.decode = decode;
+  step.mode = mode_;
+  step.budget = options_.budget;
+  step.state = &state_;
+  StepInput input;
+  input.tokens = ids;
+  input.seq = slots;
+  input.pos = positions;
+  input.sequences = {&step, 1};
+  input.logit_rows = rows;
+  model_->Forward(input, planner_.get(), cache_.get(),
+                  Mat(logits, static_cast<int>(rows.size()), model_->vocab()));
+}
+
+void Probe::Begin(std::span<const int32_t> ids) {
+  CHECK(static_cast<int>(ids.size()) <= options_.max_length);
+  if (slot_ >= 0) cache_->FreeSlot(slot_);
+  slot_ = cache_->AllocateSlot();
+  CHECK(cache_->Extend(slot_, options_.max_length));
+  mode_ = AttentionMode::kDense;
+  begun_ = static_cast<int>(ids.size());
+  for (int at = 0; at < begun_; at += kChunk) {
+    const auto piece =
+        ids.subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kChunk, begun_ - at)));
+    Step(piece, at, false, {}, nullptr);
+  }
+}
+
+LogitRows Probe::Continue(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
+                          int rows) {
+  const int count = static_cast<int>(ids.size());
+  CHECK(rows <= count && begun_ + count <= options_.max_length);
+  plan_ = plan;
+  mode_ = AttentionMode::kLserve;
+  LogitRows out;
+  out.rows = rows;
+  out.vocab = model_->vocab();
+  out.data = Buffer(static_cast<size_t>(rows) * static_cast<size_t>(out.vocab) * sizeof(float));
+  float* next = out.data.as<float>();
+  for (int at = 0; at < count; at += kChunk) {
+    const int size = std::min(kChunk, count - at);
+    std::vector<int32_t> wanted;
+    for (int i = std::max(0, count - rows - at); i < size; ++i) wanted.push_back(i);
+    Step(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(size)), begun_ + at, false,
+         wanted, next);
+    next += wanted.size() * static_cast<size_t>(out.vocab);
+  }
+  return out;
+}
+
+LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
+                        PageReads* reads) {
+  const ModelConfig& c = config();
+  const int count = static_cast<int>(ids.size());
+  CHECK(begun_ + count <= options_.max_length);
+  plan_ = plan;
+  mode_ = AttentionMode::kLserve;
+  state_ = {};
+  state_.prompt_len = begun_;
+  LogitRows out;
+  out.rows = count;
+  out.vocab = model_->vocab();
+  out.data = Buffer(static_cast<size_t>(count) * static_cast<size_t>(out.vocab) * sizeof(float));
+  if (reads) {
+    reads->steps = count;
+    reads->blocks = (begun_ + count + kBlockTokens - 1) / kBlockTokens;
+    reads->reads.assign(static_cast<size_t>(c.layers),
+                        std::vector(static_cast<size_t>(c.kv_heads),
+                                    std::vector<int>(static_cast<size_t>(reads->blocks), 0)));
+  }
+  const int32_t only_row = 0;
+  for (int i = 0; i < count; ++i) {
+    Step(ids.subspan(static_cast<size_t>(i), 1), begun_ + i, true, {&only_row, 1},
+         out.data.as<float>() + static_cast<size_t>(i) * static_cast<size_t>(out.vocab));
+    if (!reads) continue;
+    for (int layer = 0; layer < c.layers; ++layer) {
+      const AttnPlan planned = planner_->Plan(layer);  // the step's plan once more
+      for (const Tile& tile : planned.tiles) {
+        std::vector<int>& of_head =
+            reads->reads[static_cast<size_t>(layer)][static_cast<size_t>(tile.head / c.group())];
+        for (const Run& run : planned.RunsOf(tile))
+          for (int b = run.first; b < run.first + run.count; ++b) ++of_head[static_cast<size_t>(b)];
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace lserve

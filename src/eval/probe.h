@@ -1,0 +1,80 @@
+// A model over one sequence at a time, for measurements that serving has no use for: every head's
+// storage keeps everything, and any head may be PLANNED as a streaming one (docs/structure.md: the
+// class of a plan and of its storage are separate facts). So one stored prompt serves any number of
+// what-ifs about its end. Runs on the host; one thread. Positions and windows in tokens.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/thread_pool.h"
+#include "kv/kv_cache.h"
+#include "model/model.h"
+#include "sparse/planner.h"
+
+namespace lserve {
+
+struct ProbeOptions {
+  std::string backend = "cpu";
+  int threads = 0;
+  KvTypes kv{KvType::kKv16, KvType::kKv16};
+  int max_length = 0;  // longest sequence, tokens
+  // A streaming plan sees this much, in the prompt as well as in the answer.
+  int sink = 128, window = 256;
+  int budget = 1024;  // of retrieval heads in Decode
+};
+
+// Logits [rows][vocab] of some positions, one after another.
+struct LogitRows {
+  int rows = 0, vocab = 0;
+  Buffer data;
+  std::span<const float> row(int i) const {
+    return {data.as<float>() + static_cast<size_t>(i) * static_cast<size_t>(vocab),
+            static_cast<size_t>(vocab)};
+  }
+};
+
+// How often a KV head's blocks were read over the steps of an answer: [layer][head][block].
+struct PageReads {
+  int steps = 0, blocks = 0;
+  std::vector<std::vector<std::vector<int>>> reads;
+};
+
+class Probe {
+ public:
+  // `files` must outlive the call only. Errors name the model's or the option's fault.
+  static Result<std::unique_ptr<Probe>> Make(const ModelFiles& files, const ProbeOptions& options);
+
+  // Reads ids as the beginning of a new sequence, dense. REQUIRES: fits max_length.
+  void Begin(std::span<const int32_t> ids);
+  // Goes on from the end of Begin's ids, whatever was run since then, planned by `plan` (one map a
+  // layer), and gives the logits of the last `rows` of `ids`. Tokens after Begin's are overwritten.
+  LogitRows Continue(std::span<const int32_t> ids, const std::vector<HeadMap>& plan, int rows);
+  // Likewise one token at a time, as an answer is written, with page selection in retrieval heads.
+  // `reads` (may be null): what was read.
+  LogitRows Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
+                   PageReads* reads);
+
+  const ModelConfig& config() const { return model_->config(); }
+
+ private:
+  explicit Probe(const ProbeOptions& options);
+  void Step(std::span<const int32_t> ids, int position, bool decode, std::span<const int32_t> rows,
+            float* logits);
+
+  const ProbeOptions options_;
+  ThreadPool pool_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Model> model_;
+  std::unique_ptr<KvCache> cache_;
+  std::vector<HeadMap> plan_;  // what the planner goes by
+  std::unique_ptr<Planner> planner_;
+  SelectionState state_;
+  AttentionMode mode_ = AttentionMode::kDense;
+  int slot_ = -1, begun_ = 0;
+};
+
+}  // namespace lserve

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 OUT = pathlib.Path(__file__).parent / "tiny"
-VOCAB, LAYERS, HEADS, KV_HEADS, DIM, PROMPT = 128, 2, 4, 2, 32, 100
+VOCAB, LAYERS, HEADS, KV_HEADS, DIM, PROMPT, GREEDY = 128, 2, 4, 2, 32, 60, 64
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]
 ROPES = {  # max_position_embeddings, scaling
     "default": (256, {"rope_type": "default"}),
@@ -59,7 +59,7 @@ def random_state(arch, hidden):
     state = {}
     for name, value in model.state_dict().items():
         noise = torch.randn(value.shape, generator=generator)
-        value = 1 + 0.2 * noise if "norm" in name else 0.5 * noise if "bias" in name else noise * 1.5 / value.shape[-1] ** 0.5
+        value = 1 + 0.2 * noise if "norm" in name else 0.5 * noise if "bias" in name else noise * 0.7 / value.shape[-1] ** 0.5
         if name == "lm_head.weight" and arch != "llama":
             continue  # tied
         state[name] = value.to(torch.bfloat16).float().contiguous()
@@ -77,6 +77,15 @@ def record(name, model, files):
     for ids in prompts():
         logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1]
         cases.append({"ids": ids, "logits": [float(f"{x:.7g}") for x in logits.tolist()]})
+        if "dynamic" in name:
+            continue  # transformers changes the factor as the sequence grows
+        greedy, gaps = [], []
+        for _ in range(GREEDY):
+            best = torch.topk(logits, 2)
+            greedy.append(int(best.indices[0]))
+            gaps.append(float(f"{(best.values[0] - best.values[1]).item():.4g}"))
+            logits = model(torch.tensor([ids + greedy]), use_cache=False).logits[0, -1]
+        cases[-1] |= {"greedy": greedy, "gaps": gaps}
     print(name, float(logits.min()), float(logits.max()))
     return {"name": name, "max_context": PROMPT, **files, "prompts": cases}
 

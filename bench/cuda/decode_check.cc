@@ -167,12 +167,21 @@ bool RunCase(const Case& c, Random* random, Worst* worst) {
   args.max_blocks = (c.max_len + 63) / 64;
   args.shape = p.shape, args.scale = static_cast<float>(scale);
 
-  const auto run = [&](bool deterministic, const Tile* only, std::vector<uint16_t>* out,
-                       std::vector<float>* lse) {
+  std::vector<int32_t> listed;
+  for (const Tile& tile : p.tiles) {
+    int32_t blocks = 0;
+    for (int r = tile.run_begin; r < tile.run_end; ++r)
+      blocks += p.runs[static_cast<size_t>(r)].count;
+    listed.push_back(blocks);
+  }
+  const DeviceArray<int32_t> d_listed(listed);
+  const auto run = [&](bool deterministic, bool counted, const Tile* only,
+                       std::vector<uint16_t>* out, std::vector<float>* lse) {
     const DeviceArray<uint16_t> d_out(rows * stride);
     const DeviceArray<float> d_lse(rows * static_cast<size_t>(p.shape.num_q_heads));
     cuda::DecodeArgs a = args;
     a.deterministic = deterministic;
+    if (counted) a.tile_blocks = d_listed.get();
     if (only) a.tiles = only, a.num_tiles = 1;
     const DeviceArray<std::byte> workspace(
         cuda::DecodeWorkspace(a.num_tiles, p.shape, c.dim, deterministic));
@@ -192,13 +201,13 @@ bool RunCase(const Case& c, Random* random, Worst* worst) {
   std::vector<uint16_t> out, again;
   std::vector<float> lse, lse_again;
   for (bool deterministic : {false, true}) {
-    run(deterministic, nullptr, &out, &lse);
-    run(deterministic, nullptr, &again, &lse_again);
+    run(deterministic, false, nullptr, &out, &lse);
+    run(deterministic, true, nullptr, &again, &lse_again);
     if (out != again) good = false, std::printf("FAILED %s: two runs differ\n", name.c_str());
     if (deterministic && p.tiles[0].q_len > 0) {
       std::vector<uint16_t> alone;
       std::vector<float> unused;
-      run(true, tiles.get(), &alone, &unused);
+      run(true, false, tiles.get(), &alone, &unused);
       const Tile& tile = p.tiles[0];
       const size_t n = static_cast<size_t>(p.shape.heads_per_tile * c.dim);
       for (int i = 0; i < tile.q_len; ++i)

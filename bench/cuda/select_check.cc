@@ -247,6 +247,7 @@ bool RunPlan(const SparsityConfig& config, int layers, int kv_heads, int group, 
   const DeviceArray<uint8_t> d_class(head_class);
   const DeviceArray<Tile> d_tiles(num_tiles);
   const DeviceArray<Run> d_runs(num_tiles * static_cast<size_t>(run_capacity));
+  const DeviceArray<int32_t> d_blocks(num_tiles);
   const int first_layer = layers > 1 ? 1 : 0;
   Ok(cuda::LaunchDecodePlan({d_rows.get(),
                              num_rows,
@@ -259,12 +260,14 @@ bool RunPlan(const SparsityConfig& config, int layers, int kv_heads, int group, 
                              config.shared_lists,
                              d_tiles.get(),
                              d_runs.get(),
-                             run_capacity},
+                             run_capacity,
+                             d_blocks.get()},
                             nullptr),
      "LaunchDecodePlan");
   Ok(cudaDeviceSynchronize(), "decode plan");
   const std::vector<Tile> tiles = d_tiles.Host();
   const std::vector<Run> runs = d_runs.Host();
+  const std::vector<int32_t> blocks = d_blocks.Host();
   int bad = 0;
   for (int l = first_layer; l < layers; ++l) {
     const AttnPlan expected = planner.Plan(l);
@@ -279,10 +282,11 @@ bool RunPlan(const SparsityConfig& config, int layers, int kv_heads, int group, 
       const Tile &a = expected.tiles[i], &b = got.tiles[i];
       bad += a.seq != b.seq || a.head != b.head || a.q_begin != b.q_begin || a.q_len != b.q_len ||
              a.q_pos != b.q_pos || a.kv_len != b.kv_len || a.sink_len != b.sink_len ||
-             a.window_len != b.window_len || Expand(expected, a) != Expand(got, b);
+             a.window_len != b.window_len || Expand(expected, a) != Expand(got, b) ||
+             ListedBlocks(got, b) != blocks[begin + i];
     }
     for (size_t i = real; i < static_cast<size_t>(num_rows * lists_here); ++i)
-      bad += tiles[begin + i].q_len != 0;
+      bad += tiles[begin + i].q_len != 0 || blocks[begin + i] != 0;
   }
   if (bad > 0) std::printf("FAILED decode plan: %d tiles\n", bad);
   return bad == 0;

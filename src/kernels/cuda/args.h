@@ -66,6 +66,9 @@ struct DecodeArgs {
   float scale;
   bool deterministic;    // split at absolute list positions, whatever else is in the batch
   std::byte* workspace;  // DecodeWorkspace bytes
+  // [num_tiles] blocks that each tile lists, as LaunchDecodePlan writes them (a microsecond saved);
+  // null: counted.
+  const int32_t* tile_blocks = nullptr;
 };
 
 // ---------------------------------------------------------------- selection and decode plans
@@ -104,7 +107,8 @@ struct DecodePlanLaunch {
   bool shared;  // heads_per_tile = group, else 1
   Tile* tiles;
   Run* runs;
-  int run_capacity;  // at least lists.capacity + 8
+  int run_capacity;                // at least lists.capacity + 8
+  int32_t* tile_blocks = nullptr;  // by tile: the blocks it lists; or null
 };
 
 // ---------------------------------------------------------------- append and gather

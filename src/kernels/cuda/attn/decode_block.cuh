@@ -13,7 +13,7 @@
 //   channel pair of (k step, register): PairA, PairB below
 //   channel of (m tile, row g + 8 r):  RowChannel(m tile, g) + r
 //
-// Codes become bf16 exactly, less a bias (128 or 8), which goes into the minimum:
+// Codes become bf16 exactly, less a bias (128, 8 or -128), which goes into the minimum:
 //     x = s * code + m = s * (code - bias) + (m + s * bias)
 //     q.k = s * q.(code - bias) + (m + s * bias) * sum(q)
 //     sum p v = sum (p s) (code - bias) + sum p (m + s * bias)
@@ -112,26 +112,30 @@ __device__ __forceinline__ void Expand8(uint32_t bytes, uint32_t* low, uint32_t*
   *high = SubBf16(y & 0xff7fff7f, (y ^ 0x00800080) & 0xff80ff80);
 }
 
-// Byte j of both words -> out[j][0] = (low nibble of a, of b), out[j][1] = high nibbles; less 8.
+// Byte j of both words -> out[j][0] = (low nibble of a, of b), out[j][1] = high nibbles; less 8, or
+// for keys more 128: what needs no subtraction costs one instruction less a pair. (For values it
+// would not do: sums of weights grow over a whole list, and 128 times their rounding with them.)
+template <bool kKeys>
 __device__ __forceinline__ void Expand4(uint32_t a, uint32_t b, uint32_t (&out)[4][2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const uint32_t x = __byte_perm(a, b, half == 0 ? 0x5410 : 0x7632);
 #pragma unroll
-    for (int n = 0; n < 4; ++n)
-      out[2 * half + n / 2][n % 2] =
-          SubBf16(((x >> (4 * n)) & 0x000f000f) | 0x43004300, 0x43084308);  // 128 + n - 136
+    for (int n = 0; n < 4; ++n) {
+      const uint32_t y = ((x >> (4 * n)) & 0x000f000f) | 0x43004300;
+      out[2 * half + n / 2][n % 2] = kKeys ? y : SubBf16(y, 0x43084308);  // 136
+    }
   }
 }
 
 // The bias of a code, see above.
-template <int kBits>
-constexpr float kBias = kBits == 8   ? 128.0f
-                        : kBits == 4 ? 8.0f
-                                     : 0.0f;
+template <int kBits, bool kKeys>
+constexpr float kBias = kBits == 8 ? 128.0f
+                        : kKeys    ? -128.0f
+                                   : 8.0f;
 
 // s and m + s * bias of the 4 tokens from `token`.
-template <int kBits>
+template <int kBits, bool kKeys>
 __device__ __forceinline__ void LoadScales(const std::byte* slice, int offset, int token,
                                            float (&s)[4], float (&m)[4]) {
   const Words<8> sw = LoadWords<8>(slice, offset + 2 * token);
@@ -141,7 +145,8 @@ __device__ __forceinline__ void LoadScales(const std::byte* slice, int offset, i
     const float2 sf = __half22float2(reinterpret_cast<const __half2&>(sw.w[i]));
     const float2 mf = __half22float2(reinterpret_cast<const __half2&>(mw.w[i]));
     s[2 * i] = sf.x, s[2 * i + 1] = sf.y;
-    m[2 * i] = fmaf(sf.x, kBias<kBits>, mf.x), m[2 * i + 1] = fmaf(sf.y, kBias<kBits>, mf.y);
+    m[2 * i] = fmaf(sf.x, kBias<kBits, kKeys>, mf.x);
+    m[2 * i + 1] = fmaf(sf.y, kBias<kBits, kKeys>, mf.y);
   }
 }
 
@@ -163,7 +168,7 @@ __device__ __forceinline__ void LoadKeys(const std::byte* slice, int step, int h
       Expand8(x.w[i], &a[i][0], &a[i][1]), Expand8(y.w[i], &a[i][2], &a[i][3]);
   } else {
     uint32_t out[4][2];
-    Expand4(x.w[0], y.w[0], out);
+    Expand4<true>(x.w[0], y.w[0], out);
 #pragma unroll
     for (int n = 0; n < 4; ++n) a[n / 2][n % 2] = out[n][0], a[n / 2][2 + n % 2] = out[n][1];
   }
@@ -214,12 +219,12 @@ __device__ __forceinline__ void DecodeBlock(const std::byte* slice, int half, fl
 
   float ks[4], km[4], vs[4], vm[4];
   if constexpr (C::kKBits < 16) {
-    LoadScales<C::kKBits>(slice, C::kKScale, token, ks, km);
+    LoadScales<C::kKBits, true>(slice, C::kKScale, token, ks, km);
 #pragma unroll
     for (int n = 0; n < 4; ++n) ks[n] *= scale, km[n] *= scale;
   }
   if constexpr (C::kVBits < 16) {
-    LoadScales<C::kVBits>(slice, C::kVScale, token, vs, vm);
+    LoadScales<C::kVBits, false>(slice, C::kVScale, token, vs, vm);
     if (mask.on) {
 #pragma unroll
       for (int n = 0; n < 4; ++n)
@@ -328,7 +333,7 @@ __device__ __forceinline__ void DecodeBlock(const std::byte* slice, int half, fl
 #pragma unroll
         for (int w = 0; w < C::kVPiece / 4; ++w) {
           uint32_t out[4][2];
-          Expand4(x.w[w], y.w[w], out);
+          Expand4<false>(x.w[w], y.w[w], out);
 #pragma unroll
           for (int c = 0; c < 4; ++c)
             a[2 * w + c / 2][c % 2] = out[c][0], a[2 * w + c / 2][2 + c % 2] = out[c][1];

@@ -38,9 +38,10 @@ template <class C>
 cudaError_t RunDecode(DecodeParams p, int grid, cudaStream_t stream) {
   const DeviceFacts& device = Facts();
   const size_t fixed = 1023 + sizeof(DecodeShared<C>) +
-                       (2 * static_cast<size_t>(p.args.num_tiles) + 1) * sizeof(int);
+                       static_cast<size_t>(kQueue * p.rows * kQueryBytes<C>) +
+                       (3 * static_cast<size_t>(p.args.num_tiles) + 2) * sizeof(int);
   const size_t most = static_cast<size_t>(device.shared_bytes) - kStaticShared;
-  if (most < fixed + kComputeWarps / kHalves / p.row_groups * C::kStageBytes)
+  if (most < fixed + kComputeWarps<C> / kHalves / p.row_groups * C::kStageBytes)
     return cudaErrorInvalidConfiguration;
   p.stages = static_cast<int>(std::min<size_t>((most - fixed) / C::kStageBytes, kMaxStages));
   const size_t shared = fixed + static_cast<size_t>(p.stages) * C::kStageBytes;
@@ -56,8 +57,8 @@ cudaError_t RunDecode(DecodeParams p, int grid, cudaStream_t stream) {
   static const cudaError_t sized = cudaFuncSetAttribute(
       DecodeKernel<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most));
   if (sized != cudaSuccess) return sized;
-  return LaunchDependent(DecodeKernel<C>, dim3(static_cast<unsigned>(grid)), kDecodeThreads, shared,
-                         stream, device.capability >= 90, p, maps);
+  return LaunchDependent(DecodeKernel<C>, dim3(static_cast<unsigned>(grid)), kDecodeThreads<C>,
+                         shared, stream, device.capability >= 90, p, maps);
 }
 
 // All configurations with keys of kKBits.

@@ -71,6 +71,15 @@ __device__ __forceinline__ void CopyBox(void* to, const void* map, int column, i
       "l"(map), "r"(column), "r"(row), "r"(SharedAddress(barrier)), "l"(kEvictFirst)
       : "memory");
 }
+// `bytes` in a row, a multiple of 16, both ends aligned to 16.
+__device__ __forceinline__ void CopyBytes(void* to, const void* from, int bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::
+          "r"(SharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(SharedAddress(barrier))
+      : "memory");
+}
 __device__ __forceinline__ void PrefetchMap(const void* map) {
   asm volatile("prefetch.tensormap [%0];\n" ::"l"(map) : "memory");
 }

@@ -80,6 +80,7 @@ __global__ void __launch_bounds__(kPlanThreads)
   tile.run_begin = tile.run_end = run_begin;
   if (row.slot < 0) {
     if (lane == 0) a.tiles[index] = tile;
+    if (lane == 0 && a.tile_blocks != nullptr) a.tile_blocks[index] = 0;
     return;
   }
   const int head = list * heads_per_tile, kv_head = head / group;
@@ -107,6 +108,13 @@ __global__ void __launch_bounds__(kPlanThreads)
     tile.run_end = run_begin + count;
     a.tiles[index] = tile;
   }
+  if (a.tile_blocks == nullptr) return;
+  __syncwarp();
+  count = __shfl_sync(~0u, count, 0);
+  int blocks = 0;
+  for (int i = lane; i < count; i += 32) blocks += runs[i].count;
+  blocks = __reduce_add_sync(~0u, blocks);
+  if (lane == 0) a.tile_blocks[index] = blocks;
 }
 
 }  // namespace

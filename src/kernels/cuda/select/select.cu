@@ -78,9 +78,9 @@ __global__ void __launch_bounds__(kScoreThreads, 2)
 
   const int warps = gridDim.x * (kScoreThreads / 32);
   const int warp = (threadIdx.x / 32) * gridDim.x + blockIdx.x;
-  const int64_t total = prefix[a.num_rows];
-  int item = static_cast<int>(warp * total / warps);
-  const int end = static_cast<int>((warp + 1) * total / warps);
+  const int each = prefix[a.num_rows] / warps, extra = prefix[a.num_rows] % warps;
+  int item = warp * each + min(warp, extra);
+  const int end = item + each + (warp < extra ? 1 : 0);
   if (item >= end) return;
   int row_index = 0;
   while (prefix[row_index + 1] <= item) ++row_index;
@@ -190,13 +190,17 @@ __global__ void __launch_bounds__(kTopKThreads) TopKKernel(const __grid_constant
   }
   const float* scores =
       p.scores + (static_cast<int64_t>(blockIdx.y) * a.q_heads + head) * a.max_blocks;
-  if (a.shared)
-    MergeHeads(scores, a.max_blocks, p.group, blocks, rsqrtf(static_cast<float>(a.view.codec.dim)),
-               keys);
-  else
-    for (int i = threadIdx.x; i < blocks; i += kTopKThreads) keys[i] = Sortable(scores[i]);
-  __syncthreads();
-  TopK(keys, blocks, k, row.sink_blocks, out);
+  KeyRange range;
+  if (a.shared) {
+    range = MergeHeads(scores, a.max_blocks, p.group, blocks,
+                       rsqrtf(static_cast<float>(a.view.codec.dim)), keys);
+  } else {
+    for (int i = threadIdx.x; i < blocks; i += kTopKThreads) {
+      keys[i] = Sortable(scores[i]);
+      range.Add(keys[i]);
+    }
+  }
+  TopK(keys, blocks, k, range, row.sink_blocks, out);
 }
 
 }  // namespace
@@ -223,7 +227,7 @@ cudaError_t LaunchSelect(const SelectLaunch& args, cudaStream_t stream) {
                                                     : cudaErrorInvalidValue;
   if (e != cudaSuccess) return e;
   static const cudaError_t sized = cudaFuncSetAttribute(
-      TopKKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes - 4096);
+      TopKKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes - 8192);
   if (sized != cudaSuccess) return sized;
   const dim3 lists(static_cast<unsigned>(p.num_heads * (args.shared ? 1 : p.group)),
                    static_cast<unsigned>(args.num_rows));

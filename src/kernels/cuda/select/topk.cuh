@@ -6,7 +6,7 @@
 
 namespace lserve::cuda {
 
-inline constexpr int kTopKThreads = 1024;
+inline constexpr int kTopKThreads = 512;
 inline constexpr int kTopKWarps = kTopKThreads / 32;
 
 // Order of floats as order of unsigned numbers; all NaN aside.
@@ -15,62 +15,108 @@ __device__ __forceinline__ uint32_t Sortable(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// Combines `values` of all threads by `op`, each of the kN apart; every thread gets the results.
-template <int kN, class Op>
-__device__ __forceinline__ void BlockReduce(float (&values)[kN], Op op) {
-  __shared__ float parts[kN][kTopKWarps + 1];
+// The smallest and the largest key.
+struct KeyRange {
+  uint32_t low = ~0u, high = 0;
+  __device__ void Add(uint32_t key) { low = min(low, key), high = max(high, key); }
+};
+
+// log2 of the sum of 2^x over all threads' values, of which a thread gives the largest and the sum
+// relative to it; kN sums at a time, in a fixed order. Every thread gets the results.
+template <int kN>
+__device__ __forceinline__ void BlockLogSum(float (&top)[kN], float (&sum)[kN], float (&out)[kN]) {
+  __shared__ float tops[kN][kTopKWarps], sums[kN][kTopKWarps], logs[kN];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const auto reduce = [](float* t, float* s) {  // over a warp
+    float all = *t;
+    for (int d = 16; d > 0; d /= 2) all = fmaxf(all, __shfl_xor_sync(~0u, all, d));
+    *s = all > -INFINITY ? *s * exp2f(*t - all) : 0.0f, *t = all;
+    for (int d = 16; d > 0; d /= 2) *s += __shfl_xor_sync(~0u, *s, d);
+  };
 #pragma unroll
   for (int n = 0; n < kN; ++n) {
-    for (int d = 16; d > 0; d /= 2) values[n] = op(values[n], __shfl_xor_sync(~0u, values[n], d));
-    if (lane == 0) parts[n][warp] = values[n];
+    reduce(&top[n], &sum[n]);
+    if (lane == 0) tops[n][warp] = top[n], sums[n][warp] = sum[n];
   }
   __syncthreads();
   if (warp < kN) {
-    float x = parts[warp][lane];
-    for (int d = 16; d > 0; d /= 2) x = op(x, __shfl_xor_sync(~0u, x, d));
-    if (lane == 0) parts[warp][kTopKWarps] = x;
+    float t = lane < kTopKWarps ? tops[warp][lane] : -INFINITY;
+    float s = lane < kTopKWarps ? sums[warp][lane] : 0.0f;
+    reduce(&t, &s);
+    if (lane == 0) logs[warp] = t > -INFINITY ? t + log2f(s) : 0.0f;
   }
   __syncthreads();
 #pragma unroll
-  for (int n = 0; n < kN; ++n) values[n] = parts[n][kTopKWarps];
-  __syncthreads();
+  for (int n = 0; n < kN; ++n) out[n] = logs[n];
 }
 
 // keys[i] = max over heads of (S / sqrt(D) - lse), lse over all i of that head. `scores` is
-// [heads][stride]; scale 1 / sqrt(D).
-__device__ __forceinline__ void MergeHeads(const float* scores, int64_t stride, int heads, int n,
-                                           float scale, uint32_t* keys) {
-  constexpr int kTogether = 8;
+// [heads][stride]; scale 1 / sqrt(D). Ends without a barrier.
+__device__ __forceinline__ KeyRange MergeHeads(const float* scores, int64_t stride, int heads,
+                                               int n, float scale, uint32_t* keys) {
+  constexpr int kTogether = 4, kKeep = 4;       // heads at a time; scores of a head in registers
   const float log_scale = scale * 1.44269504f;  // in units of log 2: the order is the same
+  KeyRange range;
   for (int first = 0; first < heads; first += kTogether) {
     const float* from = scores + first * stride;
     const int here = min(kTogether, heads - first);
-    float top[kTogether], sum[kTogether];
-#pragma unroll
-    for (int h = 0; h < kTogether; ++h) top[h] = -INFINITY, sum[h] = 0;
-    for (int i = threadIdx.x; i < n; i += kTopKThreads)
+    const bool last = first + kTogether >= heads;
+    const auto load = [&](int h, int i) {
+      return h < here && i < n ? from[h * stride + i] * log_scale : -INFINITY;
+    };
+    const auto fold = [&](int i, float best) {
+      uint32_t key = Sortable(best);
+      if (first > 0) key = max(keys[i], key);
+      keys[i] = key;
+      if (last) range.Add(key);
+    };
+    float top[kTogether], sum[kTogether], log_sum[kTogether];
+    if (n <= kKeep * kTopKThreads) {
+      float x[kTogether][kKeep];
 #pragma unroll
       for (int h = 0; h < kTogether; ++h)
-        if (h < here) top[h] = fmaxf(top[h], from[h * stride + i] * log_scale);
-    BlockReduce(top, [](float a, float b) { return fmaxf(a, b); });
-    for (int i = threadIdx.x; i < n; i += kTopKThreads)
 #pragma unroll
-      for (int h = 0; h < kTogether; ++h)
+        for (int j = 0; j < kKeep; ++j) x[h][j] = load(h, threadIdx.x + j * kTopKThreads);
+#pragma unroll
+      for (int h = 0; h < kTogether; ++h) {
+        top[h] = -INFINITY, sum[h] = 0;
+#pragma unroll
+        for (int j = 0; j < kKeep; ++j) top[h] = fmaxf(top[h], x[h][j]);
         if (h < here && top[h] > -INFINITY)
-          sum[h] += exp2f(from[h * stride + i] * log_scale - top[h]);
-    BlockReduce(sum, [](float a, float b) { return a + b; });
 #pragma unroll
-    for (int h = 0; h < kTogether; ++h) sum[h] = top[h] > -INFINITY ? top[h] + log2f(sum[h]) : 0;
+          for (int j = 0; j < kKeep; ++j) sum[h] += exp2f(x[h][j] - top[h]);
+      }
+      BlockLogSum(top, sum, log_sum);
+#pragma unroll
+      for (int j = 0; j < kKeep; ++j) {
+        const int i = threadIdx.x + j * kTopKThreads;
+        if (i >= n) break;
+        float best = -INFINITY;
+#pragma unroll
+        for (int h = 0; h < kTogether; ++h)
+          if (h < here) best = fmaxf(best, x[h][j] - log_sum[h]);
+        fold(i, best);
+      }
+      continue;
+    }
+#pragma unroll
+    for (int h = 0; h < kTogether; ++h) {
+      top[h] = -INFINITY, sum[h] = 0;
+      if (h >= here) continue;
+      for (int i = threadIdx.x; i < n; i += kTopKThreads) top[h] = fmaxf(top[h], load(h, i));
+      if (top[h] > -INFINITY)
+        for (int i = threadIdx.x; i < n; i += kTopKThreads) sum[h] += exp2f(load(h, i) - top[h]);
+    }
+    BlockLogSum(top, sum, log_sum);
     for (int i = threadIdx.x; i < n; i += kTopKThreads) {
       float best = -INFINITY;
 #pragma unroll
       for (int h = 0; h < kTogether; ++h)
-        if (h < here) best = fmaxf(best, from[h * stride + i] * log_scale - sum[h]);
-      const uint32_t key = Sortable(best);
-      keys[i] = first == 0 ? key : max(keys[i], key);
+        if (h < here) best = fmaxf(best, load(h, i) - log_sum[h]);
+      fold(i, best);
     }
   }
+  return range;
 }
 
 // What is chosen: every key >= above, and of those equal to `equal` the first `quota`.
@@ -79,37 +125,39 @@ struct Threshold {
   int quota;
 };
 
-// REQUIRES: 0 < k < n.
-__device__ __forceinline__ Threshold FindThreshold(const uint32_t* keys, int n, int k) {
-  __shared__ int histogram[256];
-  __shared__ uint32_t extreme[2][kTopKWarps];
+// REQUIRES: 0 < k < n. Begins with a barrier; `range`: over this thread's keys.
+__device__ __forceinline__ Threshold FindThreshold(const uint32_t* keys, int n, int k,
+                                                   KeyRange range) {
+  constexpr int kDigits = 4;  // of 8 bits
+  __shared__ int4 histogram[kDigits][64];
+  __shared__ uint32_t lows[kTopKWarps], highs[kTopKWarps];
   __shared__ uint32_t found_digit;
   __shared__ int found_count, found_above;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   // Digits begin where the keys begin to differ, so that one histogram spreads them well.
-  uint32_t low = ~0u, high = 0;
-  for (int i = threadIdx.x; i < n; i += kTopKThreads)
-    low = min(low, keys[i]), high = max(high, keys[i]);
-  low = __reduce_min_sync(~0u, low), high = __reduce_max_sync(~0u, high);
-  if (lane == 0) extreme[0][warp] = low, extreme[1][warp] = high;
+  uint32_t low = __reduce_min_sync(~0u, range.low), high = __reduce_max_sync(~0u, range.high);
+  if (lane == 0) lows[warp] = low, highs[warp] = high;
+  if (threadIdx.x < kDigits * 64) histogram[threadIdx.x / 64][threadIdx.x % 64] = {};
   __syncthreads();
-  low = __reduce_min_sync(~0u, extreme[0][lane]), high = __reduce_max_sync(~0u, extreme[1][lane]);
+  low = __reduce_min_sync(~0u, lows[lane % kTopKWarps]);
+  high = __reduce_max_sync(~0u, highs[lane % kTopKWarps]);
   if (low == high) return {low + 1, low, k};
 
   int bits = 32 - __clz(low ^ high);  // not yet decided
   uint32_t prefix = bits == 32 ? 0 : low >> bits << bits;
-  for (;;) {
+  for (int digit = 0;; ++digit) {
     const int shift = max(0, bits - 8);
-    if (threadIdx.x < 256) histogram[threadIdx.x] = 0;
-    __syncthreads();
+    int* counts = &histogram[digit][0].x;
     for (int i = threadIdx.x; i < n; i += kTopKThreads)
       if (bits == 32 || (keys[i] ^ prefix) >> bits == 0)
-        atomicAdd(&histogram[(keys[i] - prefix) >> shift], 1);
+        atomicAdd(&counts[(keys[i] - prefix) >> shift], 1);
     __syncthreads();
-    if (warp == 0) {  // lane l has the digits 255 - 8 l and seven below
-      int count[8], sum = 0;
+    if (warp == 0) {  // lane l has the digits from 255 - 8 l down
+      const int4 a = histogram[digit][63 - 2 * lane], b = histogram[digit][62 - 2 * lane];
+      const int count[8] = {a.w, a.z, a.y, a.x, b.w, b.z, b.y, b.x};
+      int sum = 0;
 #pragma unroll
-      for (int j = 0; j < 8; ++j) sum += count[j] = histogram[255 - 8 * lane - j];
+      for (int j = 0; j < 8; ++j) sum += count[j];
       int above = sum;
       for (int d = 1; d < 32; d *= 2) {
         const int other = __shfl_up_sync(~0u, above, d);
@@ -129,13 +177,16 @@ __device__ __forceinline__ Threshold FindThreshold(const uint32_t* keys, int n, 
     if (found_count == k) return {prefix, 0, 0};
     if (shift == 0) return {prefix + 1, prefix, k};
     bits = shift;
+    __syncthreads();  // before the next digit is found
   }
 }
 
-// out[0 .. k) = first + i of the chosen i, ascending. All threads; REQUIRES: 0 < k < n.
-__device__ __forceinline__ void TopK(const uint32_t* keys, int n, int k, int first, int32_t* out) {
+// out[0 .. k) = first + i of the chosen i, ascending. All threads; REQUIRES: 0 < k < n. Begins with
+// a barrier; `range`: over the keys that this thread wrote.
+__device__ __forceinline__ void TopK(const uint32_t* keys, int n, int k, KeyRange range, int first,
+                                     int32_t* out) {
   __shared__ int above_of[kTopKWarps], equal_of[kTopKWarps];
-  const Threshold threshold = FindThreshold(keys, n, k);
+  const Threshold threshold = FindThreshold(keys, n, k, range);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int each = (n + kTopKThreads - 1) / kTopKThreads * 32;  // consecutive keys of a warp
   const int begin = warp * each, end = min(n, begin + each);

@@ -12,6 +12,7 @@ from . import report, scores
 from .client import Client, ServerError
 from .material import Material
 from .runner import Results, Run
+from .sample import Sample
 from .settings import Setting, by_server, from_mapping, parse
 from .sizing import filler
 from .tasks import all_tasks, names
@@ -115,6 +116,14 @@ def command_report(args) -> int:
     return 0
 
 
+def told(sample: Sample) -> str:
+    """The answers as a model would go on after the prefix."""
+    listed = sample.answers
+    if sample.task.startswith(("niah", "aggregate")) and len(listed) > 1:
+        return " " + ", ".join(listed[:-1]) + ", and " + listed[-1]
+    return (" " if sample.metric.startswith("match") else "") + " ".join(listed)
+
+
 def command_generate(args) -> int:
     """Samples as JSON lines, with their token ids: for other programs, and for lserve calibrate --samples."""
     material = Material(args.text, args.words)
@@ -125,7 +134,7 @@ def command_generate(args) -> int:
             for length in (int(n) for n in args.lengths.split(",")):
                 for index in range(args.samples):
                     sample, ids = fill.make(known[task], length, index)
-                    answer = " " + " ".join(sample.answers) if sample.metric.startswith("match") else " ".join(sample.answers)
+                    answer = told(sample)
                     out.write(json.dumps({"task": task, "length": length, "index": index, "prompt": ids, "answer": client.tokens(answer), "answers": sample.answers,
                                           "metric": sample.metric, "max_new": sample.max_new, "text": sample.prompt, "prefix": sample.prefix,
                                           "material": material.describe()}) + "\n")

@@ -6,17 +6,17 @@ STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #c9d1d9; --soft: #57606a; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --paper: #0d1117; --line: #30363d; --soft: #8b949e; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } p.note { color: var(--soft); }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; break-after: avoid; } p.note { color: var(--soft); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; white-space: nowrap; }
 figure { margin: 1rem 0; break-inside: avoid; } figcaption { font-size: .9rem; color: var(--soft); } svg { max-width: 100%; height: auto; display: block; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg .axis { stroke: var(--soft); stroke-width: 1; } svg .grid { stroke: var(--line); stroke-width: 1; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
 @media print { :root { --ink: #000; --paper: #fff; --line: #999; --soft: #444; } body { max-width: none; font-size: 10pt; } .scroll { overflow: visible; }
-  th, td { white-space: normal; padding: .1rem .3rem; } }
+  table { font-size: 7pt; } th, td { padding: .1rem .25rem; } th { white-space: normal; } .plots { grid-template-columns: 1fr 1fr; } }
 """
 COLOURS = ["#0969da", "#bc4c00", "#1a7f37", "#8250df", "#bf3989", "#9a6700"]
-DASHES = ["", "6 3", "2 3", "8 3 2 3", "1 2", "10 4"]  # told apart without colour
+DASHES = ["", "2 3", "8 3 2 3", "1 2", "10 4", "4 2"]  # told apart without colour
 
 
 def colour(score: float) -> str:
@@ -78,11 +78,11 @@ def curves(series: dict[str, list[tuple[float, float]]], x_label: str, y_label: 
     for x in xs:
         parts.append(f'<text x="{px(x):.1f}" y="{top + h + 18}" text-anchor="middle">{x:g}</text>')
     for n, (name, points) in enumerate(series.items()):
-        ink, dash, points = COLOURS[n % 6], DASHES[n % 6], sorted(points)
-        parts.append(f'<polyline fill="none" stroke="{ink}" stroke-width="2" stroke-dasharray="{dash}" points="{" ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)}"/>')
-        parts += [f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5" fill="{ink}"/>' for x, y in points]
+        ink, dash, width, points = COLOURS[n // 2 % 6], DASHES[n // 2 % 6], 2 if n % 2 == 0 else 1, sorted(points)  # every other one is a baseline: thin, unmarked
+        parts.append(f'<polyline fill="none" stroke="{ink}" stroke-width="{width}" stroke-dasharray="{dash}" points="{" ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in points)}"/>')
+        parts += [f'<circle cx="{px(x):.1f}" cy="{py(y):.1f}" r="3.5" fill="{ink}"/>' for x, y in points if width == 2]
         key = top + h + 56 + 18 * n
-        parts.append(f'<line x1="{left}" x2="{left + 30}" y1="{key - 4}" y2="{key - 4}" stroke="{ink}" stroke-width="2" stroke-dasharray="{dash}"/><text x="{left + 38}" y="{key}">{escape(name)}</text>')
+        parts.append(f'<line x1="{left}" x2="{left + 30}" y1="{key - 4}" y2="{key - 4}" stroke="{ink}" stroke-width="{width}" stroke-dasharray="{dash}"/><text x="{left + 38}" y="{key}">{escape(name)}</text>')
         words.append(f"{name}: " + ", ".join(f"{y:.1f} at {x:g}" for x, y in points))
     height = top + h + 52 + 18 * len(series)
     parts.append(f'<line class="axis" x1="{left}" x2="{left + w}" y1="{top + h}" y2="{top + h}"/><text x="{left + w / 2}" y="{top + h + 36}" text-anchor="middle">{escape(x_label)}</text>'
@@ -119,13 +119,13 @@ def budget_of(setting: str) -> float | None:
 def page_map(pages: dict) -> str:
     """Which pages which head read while one answer was written: a row a KV head, a column a page; darker is oftener."""
     heads, blocks = pages["heads"], pages["blocks"]
-    cell = max(2, min(8, 900 // max(1, blocks)))
-    left, row, top = 64, 5, 8
+    cell = max(2, min(16, 800 // max(1, blocks)))
+    left, row, top = 64, 5 if len(heads) > 40 else 16, 8
     width, height = left + cell * blocks + 10, top + row * len(heads) + 46
     steps, parts = max(1, pages["steps"]), []
     for y, head in enumerate(heads):
         if y % max(1, len(heads) // 15) == 0:
-            parts.append(f'<text x="{left - 4}" y="{top + row * y + 7}" text-anchor="end" style="font-size:9px">{head["layer"]}.{head["head"]}</text>')
+            parts.append(f'<text x="{left - 4}" y="{top + row * y + (row + 7) / 2:.0f}" text-anchor="end" style="font-size:9px">{head["layer"]}.{head["head"]}</text>')
         start = 0
         reads = head["reads"]
         while start < blocks:  # equal neighbours become one rectangle
@@ -136,7 +136,7 @@ def page_map(pages: dict) -> str:
                 ink = "#bc4c00" if head["streaming"] else "#0969da"
                 parts.append(f'<rect x="{left + cell * start}" y="{top + row * y}" width="{cell * (end - start)}" height="{row - 1}" fill="{ink}" opacity="{0.15 + 0.85 * reads[start] / steps:.2f}"/>')
             start = end
-    for x in range(0, blocks, max(1, blocks // 8)):
+    for x in range(0, blocks, -(-56 // cell)):
         parts.append(f'<text x="{left + cell * x}" y="{top + row * len(heads) + 14}" text-anchor="middle">{x * 64}</text>')
     if (answer := pages.get("answer_block")) is not None:
         parts.append(f'<rect x="{left + cell * answer}" y="{top - 4}" width="{cell}" height="{row * len(heads) + 6}" fill="none" stroke="#cf222e"/>')

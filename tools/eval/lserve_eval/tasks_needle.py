@@ -38,6 +38,13 @@ def value_of(kind: str, draw: random.Random, material: Material) -> str:
     return uuid4(draw) if kind == "uuids" else draw.choice(material.keys)
 
 
+def other_key(kind: str, draw: random.Random, material: Material, taken: list[str]) -> str:
+    """A key that is not asked for: with a small list of words the same one would come up now and then."""
+    while True:
+        if (key := value_of(kind, draw, material)) not in taken:
+            return key
+
+
 def sentences(text: str) -> list[str]:
     return re.split(r"(?<=[.!?])\s+", text)
 
@@ -81,7 +88,8 @@ def make_niah(material: Material, name: str, draw: random.Random, units: int, li
     elif haystack == "noise":
         context = into_lines([NOISE] * units, needles, draw)
     else:
-        lines = [NEEDLE.format(type=value_kind, key=value_of(key_kind, draw, material), value=value_of(value_kind, draw, material)) for _ in range(units)]
+        others = [other_key(key_kind, draw, material, keys) for _ in range(units)]
+        lines = [NEEDLE.format(type=value_kind, key=other, value=value_of(value_kind, draw, material)) for other in others]
         context = into_lines(lines, needles, draw)
     asked = draw.sample(range(len(keys)), num_queries)
     names = [keys[i] for i in asked]

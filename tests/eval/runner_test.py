@@ -130,6 +130,23 @@ class RunnerTest(unittest.TestCase):
         for path in found:
             self.assertTrue(read_suite(path), path)
 
+    def test_a_server_that_does_not_start_costs_its_settings_only(self):
+        """The first set of flags fails; the settings of the second are run all the same."""
+        suite = {"settings": {"bad": {"kv": "nonsense"}, "good": {"attention": "dense"}},
+                 "blocks": [{"tasks": "grid", "lengths": [1024], "samples": 2, "settings": [name]} for name in ("bad", "good")]}
+        (self.folder / "suite.json").write_text(json.dumps(suite))
+        with FakeServer(find) as server:
+            program = self.folder / "lserve"
+            # Says where the fake server listens, as lserve would, until it is ended.
+            program.write_text(f"#!{sys.executable}\nimport signal, sys\n'nonsense' in sys.argv and sys.exit('no such type')\n"
+                               f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('listening on {server.url}', file=sys.stderr, flush=True)\nsignal.pause()\n")
+            program.chmod(0o755)
+            done = subprocess.run([sys.executable, str(EVAL), "suite", str(self.folder / "suite.json"), "--lserve", str(program), "--text", "generated", "--out", str(self.out)],
+                                  capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertIn("no such type", done.stderr)
+        self.assertEqual([r["setting"] for r in Results(self.out).rows], ["good", "good"])
+
     def test_another_server(self):
         """A server that is not lserve is asked without lserve's object."""
         with FakeServer(find, owned_by="vllm") as server:

@@ -62,13 +62,17 @@ def run_plan(args, material: Material, plan: list[dict], out: pathlib.Path) -> i
             print(f"-- block {number} of {len(plan)}: {missing} results of {', '.join(s.name for s in settings)}", file=sys.stderr, flush=True)
             if args.url and flags:
                 raise ValueError(f"--url: setting {settings[0].name} needs a server of its own (flags {' '.join(settings[0].flags())})")
-            with server_for(args, [*block["server"], *settings[0].flags()]) as client:
-                results.add({"kind": "run", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": client.model, "seed": args.seed,
-                             "flags": [*block["server"], *settings[0].flags()], "settings": [s.name for s in settings], "material": material.describe(),
-                             "server_words": getattr(client, "words", "")})
-                run = Run(client, results, settings, args.seed, args.concurrency, deadline)
-                complete &= run.all([known[t] for t in tasks], block["lengths"], counts)
-                failed += run.failures
+            try:
+                with server_for(args, [*block["server"], *settings[0].flags()]) as client:
+                    results.add({"kind": "run", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": client.model, "seed": args.seed,
+                                 "flags": [*block["server"], *settings[0].flags()], "settings": [s.name for s in settings], "material": material.describe(),
+                                 "server_words": getattr(client, "words", "")})
+                    run = Run(client, results, settings, args.seed, args.concurrency, deadline)
+                    complete &= run.all([known[t] for t in tasks], block["lengths"], counts)
+                    failed += run.failures
+            except (RuntimeError, OSError) as error:  # a server that does not start, or dies, costs its settings and not the suite
+                complete = False
+                failed.append(f"{', '.join(s.name for s in settings)}: {error}")
     print(f"{len(results.rows)} results in {out}" + ("" if complete else "; not complete: the same command goes on"), file=sys.stderr)
     for words in failed[:20]:
         print(f"failed: {words}", file=sys.stderr)

@@ -20,6 +20,7 @@ cudaError_t LaunchPrefill(const PrefillArgs& args, cudaStream_t stream);
 // `deterministic`: as in the arguments; true is enough for both.
 size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim, bool deterministic = true);
 
+// Launches on one device must not overlap in time (they share a counter).
 cudaError_t LaunchDecode(const DecodeArgs& args, cudaStream_t stream);
 
 size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks);

@@ -1,6 +1,6 @@
 // The decode attention kernel: persistent thread blocks of one copying and eight computing warps.
 //
-// The copying warp walks the block's segments (decode_schedule.cuh), looks pages up 32 at a time
+// The copying warp walks the block's segments (decode_schedule.h), looks pages up 32 at a time
 // and keeps a ring of whole slices full. A computing warp takes 32 tokens of a slice for up to 16
 // query rows (decode_block.cuh) with a softmax of its own, so nothing is exchanged until a segment
 // ends; then the warps are merged in shared memory. Rows beyond 16 go to other warps, which read
@@ -172,7 +172,7 @@ __device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& ma
   const int lane = threadIdx.x % 32, num_tiles = p.args.num_tiles;
   const int grid = static_cast<int>(gridDim.x);
   DecodeSchedule schedule;
-  schedule.Make(counts, num_tiles, p.args.deterministic, grid, counts + num_tiles);
+  MakeSchedule(counts, num_tiles, p.args.deterministic, grid, counts + num_tiles, &schedule);
   const Tile* tiles = num_tiles <= kFewTiles ? shared->tiles : p.args.tiles;
   Ring ring, queue;
   Order order{};

@@ -63,7 +63,7 @@ class Load:
 
     # One request.
 
-    def post(self, body, timeout: float = 300) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def post(self, body, timeout: float = 1800) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = http.client.HTTPConnection(self.server.hostname, self.server.port, timeout=timeout)
         connection.request("POST", "/v1/completions", body if isinstance(body, bytes) else json.dumps(body).encode(),
                            {"Content-Type": "application/json"})

@@ -74,6 +74,12 @@ Result<ModelFiles> ModelOfShape(const std::string& name) {
                                          reinterpret_cast<const std::byte*>(ones.data())};
   files.tokenizer.vocab.resize(static_cast<size_t>(c.vocab));
   for (int b = 0; b < 256; ++b) files.tokenizer.vocab[static_cast<size_t>(b)] = ByteCharacter(b);
+  // Every token has a text of its own, so that streams have an event a token as a real model's do.
+  for (int id = 256; id < c.vocab; ++id) {
+    std::string& text = files.tokenizer.vocab[static_cast<size_t>(id)];
+    for (int digits = id, i = 0; i < 4; ++i, digits /= 26)
+      text += static_cast<char>('a' + digits % 26);
+  }
   return files;
 }
 

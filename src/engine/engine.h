@@ -56,6 +56,7 @@ struct EngineStats {
   // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
   int64_t integrity_checks = 0;  // of the pools, after a while without requests
   int64_t prefix_queries = 0, prefix_hits = 0, prefix_cache_blocks = 0;
+  int64_t prefix_restored = 0;  // blocks read from --prefix-cache-dir
 };
 
 class Engine {

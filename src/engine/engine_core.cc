@@ -300,7 +300,10 @@ EngineStats EngineCore::stats() const {
   out.streaming_pages = cache_->total_pages(HeadClass::kStreaming);
   out.retrieval_pages_used = out.retrieval_pages - Available(HeadClass::kRetrieval);
   out.streaming_pages_used = out.streaming_pages - Available(HeadClass::kStreaming);
-  if (prefix_) out.prefix_cache_blocks = prefix_->blocks();
+  if (prefix_) {
+    out.prefix_cache_blocks = prefix_->blocks();
+    out.prefix_restored = prefix_->restored();
+  }
   return out;
 }
 

@@ -118,9 +118,11 @@ PrefixHit EngineCore::FindHit(Sequence* s) {
 // Brings a part of what the prefix cache's store has of the prompt in; a step's worth, so that
 // others go on meanwhile. False when there is no more, or no room.
 bool EngineCore::Restore(Sequence* s) {
-  if (!prefix_) return false;
+  // Others may take pages of what was brought in, but they cannot keep it from ever beginning.
+  if (!prefix_ || s->restores >= MostBlocks(*s)) return false;
   for (HeadClass cls : kClasses)
     if (PagesFor(*s, s->prompt_len, cls) > Available(cls)) return false;
+  ++s->restores;
   return prefix_->Restore(&s->path, s->tokens, MostBlocks(*s), kStoreBytes);
 }
 

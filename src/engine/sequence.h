@@ -70,6 +70,7 @@ struct Sequence {
   int blocked_steps = 0;  // steps it waited for pages at the head of the queue
   int slot = -1;          // while running
   PrefixPath path;        // its full blocks in the prefix cache
+  int restores = 0;       // steps in which the prefix cache's store was asked
   PrefixHit hit;          // while without slot: what the prefix cache had when last asked
   SwappedPages swapped;   // while swapped out, and while its prompt runs again
   int swapped_from = 0;   // retrieval blocks before this one were not copied

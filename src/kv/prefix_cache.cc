@@ -284,6 +284,7 @@ bool PrefixCache::Restore(PrefixPath* path, std::span<const int32_t> tokens, int
     path->blocks.push_back(node->name);
     bytes -= static_cast<int64_t>(block->pages[0].size() + block->pages[1].size());
     restored = true;
+    ++restored_;
   }
   return restored;
 }

@@ -90,6 +90,7 @@ class PrefixCache {
   // Gives back up to `pages` idle pages, the longest unused first. Returns how many.
   int64_t Evict(HeadClass cls, int64_t pages);
 
+  int64_t restored() const { return restored_; }  // blocks from the store, so far
   int64_t blocks() const { return static_cast<int64_t>(nodes_.size()); }
 
   // Nodes and held pages agree, and the invariant holds. The error names the block.
@@ -123,6 +124,7 @@ class PrefixCache {
   Order leaves_;                   // nodes without children
   Order loose_;                    // nodes with a streaming page that no checkpoint needs
   std::deque<BlockHash> unsaved_;  // in the order of their paths; some may be gone by now
+  int64_t restored_ = 0;
   uint64_t clock_ = 0, created_ = 0;
 };
 

@@ -1,7 +1,10 @@
 // Random workloads: whatever the chunks, the batch, the preemptions, the cancellations and what the
 // prefix cache holds, every request ends and hears the tokens it would hear alone, and no page is
 // lost. LSERVE_RANDOM_ROUNDS=N runs N times as many.
+#include <unistd.h>
+
 #include <cstdlib>
+#include <filesystem>
 #include <random>
 
 #include "tests/engine/core_harness.h"
@@ -108,11 +111,24 @@ int MostSteps(const std::vector<Request>& requests) {
 }
 
 TEST(CoreRandom, SameTokensWhateverTheScheduling) {
+  const auto directory =
+      std::filesystem::path(::testing::TempDir()) / ("lserve-random-" + std::to_string(getpid()));
   EngineStats total;
   for (uint64_t seed = 1; seed <= Rounds(500); ++seed) {
     SCOPED_TRACE(seed);
     RandomWorkload work(seed);
-    CoreHarness harness(work.MakeSetup());
+    CoreSetup setup = work.MakeSetup();
+    std::unique_ptr<PrefixStore> store;  // some keep what they lose in files
+    if (setup.prefix_cache && work.Number(0, 4) == 0) {
+      const CoreHarness sizes(setup);
+      const int64_t pages[2] = {PageBytes(sizes.cache().config(), HeadClass::kRetrieval),
+                                PageBytes(sizes.cache().config(), HeadClass::kStreaming)};
+      auto opened = PrefixStore::Open(directory.string(), work.Number(10, 1000) * pages[0], pages);
+      ASSERT_TRUE(opened.ok()) << opened.status().ToString();
+      store = std::move(*opened);
+      setup.store = store.get();
+    }
+    CoreHarness harness(setup);
     const bool at_once = work.Number(0, 1);
     size_t added = 0;
     for (int step = 0; added < work.requests().size() || !harness.core().idle(); ++step) {
@@ -147,10 +163,14 @@ TEST(CoreRandom, SameTokensWhateverTheScheduling) {
         ASSERT_EQ(heard.prompt[i].logprob->logprob, alone.prompt[i].logprob->logprob);
     }
     if (HasFailure()) return;
+    total.prefix_restored += stats.prefix_restored;
+    if (store) store->Flush();
+    std::filesystem::remove_all(directory);
   }
   EXPECT_GT(total.preemptions, 300) << "the workloads no longer test preemption";
   EXPECT_GT(total.replays, 20) << "nor prompts that run again after it";
   EXPECT_GT(total.prefix_hits, 30000) << "nor the prefix cache";
+  EXPECT_GT(total.prefix_restored, 5) << "nor its files";
 }
 
 TEST(CoreRandom, CancellationAtAnyMomentLeavesPoolsWholeAndOthersAlone) {

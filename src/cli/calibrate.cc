@@ -22,6 +22,8 @@ struct Flags {
   ProbeOptions probe;
   int tail = 64, max_samples = 0, random_patterns = 3;
   double target = 1;
+  std::vector<int> budgets = {512, 1024, 2048, 4096};
+  int map_budget = 1024;
   std::vector<double> sparsities = {0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95};
 };
 
@@ -74,14 +76,25 @@ HeadPattern MiddleLayers(const HeadPattern& like) {
   return pattern;
 }
 
+bool Keeps(const SplitScore& score, double target) {
+  return 100.0 * (score.dense_right - score.right) <= target * score.samples;
+}
+
 // The largest static sparsity such that it, and every smaller one, keeps all but `target` points of
 // the samples that dense answers.
 double ChooseSparsity(std::span<const SplitScore> scores, double target) {
   double chosen = 0;
   for (const SplitScore& score : scores) {
-    if (100.0 * (score.dense_right - score.right) > target * score.samples) break;
+    if (!Keeps(score, target)) break;
     chosen = score.sparsity;
   }
+  return chosen;
+}
+
+// Likewise the smallest budget; 0: none does. `scores` by ascending budget.
+int ChooseBudget(std::span<const SplitScore> scores, double target) {
+  int chosen = 0;
+  for (size_t i = scores.size(); i-- > 0 && Keeps(scores[i], target);) chosen = scores[i].budget;
   return chosen;
 }
 
@@ -89,6 +102,7 @@ Json ScoresJson(std::span<const SplitScore> scores) {
   Json list = Json::array();
   for (const SplitScore& s : scores)
     list.push_back({{"static_sparsity", s.sparsity},
+                    {"budget", s.budget},
                     {"streaming", s.streaming},
                     {"samples", s.samples},
                     {"dense_right", s.dense_right},
@@ -117,12 +131,12 @@ std::string Table(const std::vector<double>& values, int columns) {
 }
 
 // Decodes one answer with selection and tells which pages which head read.
-Json PageMap(Probe* probe, const RecallSample& sample, const HeadSplit& split) {
+Json PageMap(Probe* probe, const RecallSample& sample, const HeadSplit& split, int budget) {
   probe->Begin({sample.prompt.data(), sample.prompt.size() - 1});
   std::vector<int32_t> ids = {sample.prompt.back()};
   ids.insert(ids.end(), sample.answer.begin(), sample.answer.end() - 1);
   PageReads reads;
-  const LogitRows logits = probe->Decode(ids, split.layers, &reads);
+  const LogitRows logits = probe->Decode(ids, split.layers, budget, &reads);
   const AnswerChange change = Compare(logits, logits, sample.answer);
   // Where the document says it, as far as its tokens are the answer's.
   const auto& needle = sample.answer.size() > 2
@@ -130,10 +144,10 @@ Json PageMap(Probe* probe, const RecallSample& sample, const HeadSplit& split) {
                            : sample.answer;
   const auto found =
       std::search(sample.prompt.begin(), sample.prompt.end(), needle.begin(), needle.end());
-  Json map = {{"task", sample.task},       {"prompt_tokens", sample.prompt.size()},
-              {"steps", reads.steps},      {"blocks", reads.blocks},
-              {"right", change.all_first}, {"answer_block", nullptr},
-              {"heads", Json::array()}};
+  Json map = {{"task", sample.task},     {"prompt_tokens", sample.prompt.size()},
+              {"steps", reads.steps},    {"blocks", reads.blocks},
+              {"budget", budget},        {"right", change.all_first},
+              {"answer_block", nullptr}, {"heads", Json::array()}};
   if (found != sample.prompt.end())
     map["answer_block"] = (found - sample.prompt.begin()) / kBlockTokens;
   for (size_t layer = 0; layer < reads.reads.size(); ++layer)
@@ -155,6 +169,13 @@ Status Calibrate(Flags* flags) {
   if (!types.ok()) return types.status().Annotate("--kv");
   flags->probe.kv = *types;
   std::sort(flags->sparsities.begin(), flags->sparsities.end());
+  std::sort(flags->budgets.begin(), flags->budgets.end());
+  for (const int budget :
+       {flags->budgets.empty() ? kBlockTokens * 8 : flags->budgets.front(), flags->map_budget}) {
+    SparsityConfig sparsity;
+    sparsity.budget = budget / kBlockTokens * kBlockTokens;
+    if (Status s = Planner::Check(sparsity); !s.ok()) return s;
+  }
   Result<std::string> path = FindModel(flags->model);
   if (!path.ok()) return path.status();
   Result<ModelFiles> files = OpenModel(*path);
@@ -210,6 +231,10 @@ Status Calibrate(Flags* flags) {
   };
   const double chosen = ChooseSparsity(of(0), flags->target);
   const HeadSplit split = SplitHeads(gates, chosen);
+  const std::vector<SplitScore> budgets =
+      ScoreBudgets(probe->get(), judge, split, chosen, flags->budgets,
+                   [](int done, int total) { PrintProgress("budgets", done, total); });
+  const int budget = ChooseBudget(budgets, flags->target);
 
   fmt::print("{:<14} {:>8} {:>10} {:>12} {:>8} {:>10} {:>12}\n", "pattern", "static", "streaming",
              "right/dense", "of", "KL, nats", "NLL change");
@@ -224,6 +249,14 @@ Status Calibrate(Flags* flags) {
   if (compared) fmt::print("rank correlation with the known gates: {:.3f}\n", correlation);
   fmt::print("static sparsity {} keeps all but {} points on {} samples that did not calibrate\n",
              chosen, flags->target, judge.size());
+
+  for (const SplitScore& s : budgets)
+    fmt::print("budget {:>6}, static {}: {}/{} of {}, KL {:.4f}, NLL change {:.4f}\n", s.budget,
+               s.sparsity, s.right, s.dense_right, s.samples, s.kl, s.nll);
+  if (budget > 0)
+    fmt::print("budget {} keeps them while answers are written\n", budget);
+  else if (!budgets.empty())
+    fmt::print("no budget of --budgets keeps them while answers are written\n");
 
   Json record = {{"model", files->path},
                  {"fingerprint", Fingerprint(*files)},
@@ -240,7 +273,9 @@ Status Calibrate(Flags* flags) {
                  {"judged_on", judge.size()},
                  {"target_points", flags->target},
                  {"static_sparsity", chosen},
-                 {"judged", judged}};
+                 {"budget", budget},
+                 {"judged", judged},
+                 {"judged_budgets", ScoresJson(budgets)}};
   if (compared) record["rank_correlation_with_known"] = correlation;
   const fs::path out = flags->out;
   const std::vector<double> values(gates.gates.begin(), gates.gates.end());
@@ -252,7 +287,8 @@ Status Calibrate(Flags* flags) {
   fmt::print("{}: use it with --head-pattern {} --static-sparsity {}\n", out.string(),
              (out / "full_attention_heads.tsv").string(), chosen);
   if (flags->page_map.empty()) return Ok();
-  return WriteText(flags->page_map, PageMap(probe->get(), judge[0], split).dump() + "\n");
+  return WriteText(flags->page_map,
+                   PageMap(probe->get(), judge[0], split, flags->map_budget).dump() + "\n");
 }
 
 }  // namespace
@@ -291,7 +327,12 @@ Command AddCalibrate(CLI::App* app) {
       ->capture_default_str();
   app->add_option("--page-map", flags->page_map,
                   "File for the pages that one answer's heads read, for lserve eval report");
-  app->add_option("--budget", flags->probe.budget, "Tokens a retrieval head reads, for --page-map")
+  app->add_option("--budgets", flags->budgets,
+                  "Budgets to judge, tokens; a context that fits in one is read whole")
+      ->check(CLI::Range(kBlockTokens, 1 << 28))
+      ->delimiter(',');
+  app->add_option("--map-budget", flags->map_budget, "Budget of --page-map, tokens")
+      ->check(CLI::Range(kBlockTokens, 1 << 28))
       ->capture_default_str();
   app->add_option("--kv", flags->kv, "KV cache type")->capture_default_str();
   app->add_option("--backend", flags->probe.backend, "cpu or ref")

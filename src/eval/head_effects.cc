@@ -32,6 +32,18 @@ double LogSum(std::span<const float> x) {
   return static_cast<double>(top) + std::log(sum);
 }
 
+// One of `samples` samples.
+void Count(const AnswerChange& dense, const AnswerChange& change, size_t samples,
+           SplitScore* score) {
+  ++score->samples;
+  score->dense_right += dense.all_first;
+  score->right += change.all_first;
+  score->lost += dense.all_first && !change.all_first;
+  score->won += !dense.all_first && change.all_first;
+  score->kl += change.kl / static_cast<double>(samples);
+  score->nll += (change.nll - dense.nll) / static_cast<double>(samples);
+}
+
 }  // namespace
 
 Result<std::vector<RecallSample>> LoadSamples(const std::string& path, int vocab) {
@@ -169,14 +181,38 @@ std::vector<SplitScore> ScoreSplits(Probe* probe, std::span<const RecallSample> 
     const AnswerChange& dense = held.dense();
     for (size_t i = 0; i < splits.size(); ++i) {
       const AnswerChange change = held.Under(splits[i].layers);
-      SplitScore& score = scores[i];
-      ++score.samples;
-      score.dense_right += dense.all_first;
-      score.right += change.all_first;
-      score.lost += dense.all_first && !change.all_first;
-      score.won += !dense.all_first && change.all_first;
-      score.kl += change.kl / static_cast<double>(samples.size());
-      score.nll += (change.nll - dense.nll) / static_cast<double>(samples.size());
+      Count(dense, change, samples.size(), &scores[i]);
+      progress(++done, total);
+    }
+  }
+  return scores;
+}
+
+std::vector<SplitScore> ScoreBudgets(Probe* probe, std::span<const RecallSample> samples,
+                                     const HeadSplit& split, double sparsity,
+                                     std::span<const int> budgets,
+                                     const std::function<void(int, int)>& progress) {
+  std::vector<SplitScore> scores;
+  for (const int budget : budgets) {
+    SplitScore score;
+    score.sparsity = sparsity;
+    score.budget = budget;
+    score.streaming = split.streaming;
+    scores.push_back(score);
+  }
+  const int total = static_cast<int>(budgets.size() * samples.size());
+  const ModelConfig& c = probe->config();
+  const std::vector<HeadMap> all = AllRetrieval(c.layers, c.kv_heads).layers;
+  int done = 0;
+  for (const RecallSample& sample : samples) {
+    probe->Begin({sample.prompt.data(), sample.prompt.size() - 1});
+    std::vector<int32_t> end = {sample.prompt.back()};
+    end.insert(end.end(), sample.answer.begin(), sample.answer.end() - 1);
+    const LogitRows dense = probe->Continue(end, all, static_cast<int>(end.size()));
+    const AnswerChange base = Compare(dense, dense, sample.answer);
+    for (size_t i = 0; i < budgets.size(); ++i) {
+      const LogitRows logits = probe->Decode(end, split.layers, budgets[i], nullptr);
+      Count(base, Compare(dense, logits, sample.answer), samples.size(), &scores[i]);
       progress(++done, total);
     }
   }

@@ -65,9 +65,10 @@ HeadEffects MeasureHeads(Probe* probe, std::span<const RecallSample> samples, in
 // Gates in [0, 1) that keep the order of the effects: kl / (kl + median of the positive ones).
 HeadPattern GatesOf(const HeadEffects& effects);
 
-// How a split does on samples, each beside dense on the same sample.
+// How a split, or a budget, does on samples, each beside dense on the same sample.
 struct SplitScore {
   double sparsity = 0;
+  int budget = 0;  // tokens; 0: everything
   int streaming = 0, samples = 0, dense_right = 0, right = 0, lost = 0, won = 0;
   double kl = 0, nll = 0;  // means; nll: change from dense
 };
@@ -76,5 +77,12 @@ std::vector<SplitScore> ScoreSplits(Probe* probe, std::span<const RecallSample> 
                                     std::span<const HeadPattern> patterns,
                                     std::span<const double> sparsities,
                                     const std::function<void(int, int)>& progress);
+
+// The same with the answer written token by token under page selection: one result a budget, the
+// heads split alike in all.
+std::vector<SplitScore> ScoreBudgets(Probe* probe, std::span<const RecallSample> samples,
+                                     const HeadSplit& split, double sparsity,
+                                     std::span<const int> budgets,
+                                     const std::function<void(int, int)>& progress);
 
 }  // namespace lserve

@@ -19,7 +19,6 @@ Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeO
   SparsityConfig sparsity;
   sparsity.prefill_sink = sparsity.decode_sink = options.sink;
   sparsity.prefill_local = sparsity.decode_local = options.window;
-  sparsity.budget = options.budget;
   sparsity.dense_below = 0;
   if (Status s = Planner::Check(sparsity); !s.ok()) return s;
   if (options.max_length > c.max_position)
@@ -53,7 +52,7 @@ Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeO
 }
 
 void Probe::Step(std::span<const int32_t> ids, int position, bool decode,
-                 std::span<const int32_t> rows, float* logits) {
+                 std::span<const int32_t> rows, int budget, float* logits) {
   std::vector<int32_t> positions(ids.size()), slots(ids.size(), slot_);
   std::iota(positions.begin(), positions.end(), position);
   SeqStep step;
@@ -62,7 +61,7 @@ void Probe::Step(std::span<const int32_t> ids, int position, bool decode,
   step.pos = position;
   step.decode = decode;
   step.mode = mode_;
-  step.budget = options_.budget;
+  step.budget = budget;
   step.state = &state_;
   StepInput input;
   input.tokens = ids;
@@ -84,7 +83,7 @@ void Probe::Begin(std::span<const int32_t> ids) {
   for (int at = 0; at < begun_; at += kChunk) {
     const auto piece =
         ids.subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kChunk, begun_ - at)));
-    Step(piece, at, false, {}, nullptr);
+    Step(piece, at, false, {}, 0, nullptr);
   }
 }
 
@@ -104,13 +103,13 @@ LogitRows Probe::Continue(std::span<const int32_t> ids, const std::vector<HeadMa
     std::vector<int32_t> wanted;
     for (int i = std::max(0, count - rows - at); i < size; ++i) wanted.push_back(i);
     Step(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(size)), begun_ + at, false,
-         wanted, next);
+         wanted, 0, next);
     next += wanted.size() * static_cast<size_t>(out.vocab);
   }
   return out;
 }
 
-LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
+LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan, int budget,
                         PageReads* reads) {
   const ModelConfig& c = config();
   const int count = static_cast<int>(ids.size());
@@ -132,7 +131,7 @@ LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>
   }
   const int32_t only_row = 0;
   for (int i = 0; i < count; ++i) {
-    Step(ids.subspan(static_cast<size_t>(i), 1), begun_ + i, true, {&only_row, 1},
+    Step(ids.subspan(static_cast<size_t>(i), 1), begun_ + i, true, {&only_row, 1}, budget,
          out.data.as<float>() + static_cast<size_t>(i) * static_cast<size_t>(out.vocab));
     if (!reads) continue;
     for (int layer = 0; layer < c.layers; ++layer) {

@@ -24,7 +24,6 @@ struct ProbeOptions {
   int max_length = 0;  // longest sequence, tokens
   // A streaming plan sees this much, in the prompt as well as in the answer.
   int sink = 128, window = 256;
-  int budget = 1024;  // of retrieval heads in Decode
 };
 
 // Logits [rows][vocab] of some positions, one after another.
@@ -53,9 +52,9 @@ class Probe {
   // Goes on from the end of Begin's ids, whatever was run since then, planned by `plan` (one map a
   // layer), and gives the logits of the last `rows` of `ids`. Tokens after Begin's are overwritten.
   LogitRows Continue(std::span<const int32_t> ids, const std::vector<HeadMap>& plan, int rows);
-  // Likewise one token at a time, as an answer is written, with page selection in retrieval heads.
-  // `reads` (may be null): what was read.
-  LogitRows Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
+  // Likewise one token at a time, as an answer is written: retrieval heads read `budget` tokens a
+  // step in selected pages. Gives all logits. `reads` (may be null): what was read.
+  LogitRows Decode(std::span<const int32_t> ids, const std::vector<HeadMap>& plan, int budget,
                    PageReads* reads);
 
   const ModelConfig& config() const { return model_->config(); }
@@ -63,7 +62,7 @@ class Probe {
  private:
   explicit Probe(const ProbeOptions& options);
   void Step(std::span<const int32_t> ids, int position, bool decode, std::span<const int32_t> rows,
-            float* logits);
+            int budget, float* logits);
 
   const ProbeOptions options_;
   ThreadPool pool_;

@@ -42,7 +42,7 @@ class CalibrateTest(unittest.TestCase):
                                "--threads", "1", *flags], capture_output=True, text=True, timeout=120)
 
     def test_known_roles(self):
-        done = self.calibrate([json.dumps(s) for s in samples(8)], "--sparsities", "0.25,0.5,0.75,1", "--budget", "512", "--page-map", str(self.folder / "map.json"))
+        done = self.calibrate([json.dumps(s) for s in samples(8)], "--sparsities", "0.25,0.5,0.75,1", "--budgets", "512,4096", "--map-budget", "512", "--page-map", str(self.folder / "map.json"))
         self.assertEqual(done.returncode, 0, done.stderr)
         effects = [[float(v) for v in line.split("\t")] for line in (self.folder / "out" / "ablation_kl.tsv").read_text().splitlines()]
         self.assertEqual((len(effects), len(effects[0])), (2, 2))
@@ -55,6 +55,8 @@ class CalibrateTest(unittest.TestCase):
         self.assertEqual(judged["calibrated"][1.0]["right"], 0)  # the answers lie outside the window
         self.assertGreater(judged["calibrated"][1.0]["nll_change"], 1)
         self.assertEqual(judged["calibrated"][1.0]["dense_right"], 4)
+        self.assertEqual(record["budget"], 512)
+        self.assertEqual([(s["budget"], s["right"]) for s in record["judged_budgets"]], [(512, 4), (4096, 4)])
         pages = json.loads((self.folder / "map.json").read_text())
         self.assertTrue(pages["right"])
         read = {(h["layer"], h["head"]): h for h in pages["heads"]}
@@ -78,6 +80,7 @@ class CalibrateTest(unittest.TestCase):
                 done = self.calibrate([good, line])
                 self.assertEqual(done.returncode, 2, done.stderr)
                 self.assertIn(words, done.stderr)
+        self.assertIn("leave no page to select", self.calibrate([good, good], "--budgets", "64").stderr)
         self.assertIn("two at least", self.calibrate([good]).stderr)
         self.assertIn("no samples", self.calibrate([""]).stderr)
 

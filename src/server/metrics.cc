@@ -122,6 +122,8 @@ std::string Metrics::Text(const EngineStats* stats) const {
           stats->prefix_hits);
   gauge("prefix_cache_blocks", "Blocks of 64 tokens in the prefix cache.",
         stats->prefix_cache_blocks);
+  counter("prefix_cache_restored_blocks_total", "Blocks read from --prefix-cache-dir.",
+          stats->prefix_restored);
   counter("prompt_tokens_total", "Prompt tokens processed, cached ones included.",
           stats->prompt_tokens);
   counter("generation_tokens_total", "Tokens generated.", stats->generation_tokens);

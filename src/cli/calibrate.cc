@@ -186,21 +186,34 @@ Status Calibrate(Flags* flags) {
   if (loaded->size() < 2)
     return InvalidArgument("--samples {}: one half calibrates, the other judges: two at least",
                            flags->samples);
-  // By turns: tasks and lengths stand together in the file.
-  std::vector<RecallSample> fit, judge;
-  for (size_t i = 0; i < loaded->size(); ++i) {
-    std::vector<RecallSample>& half = i % 2 == 0 ? fit : judge;
-    if (flags->max_samples > 0 && static_cast<int>(half.size()) >= flags->max_samples) continue;
-    flags->probe.max_length =
-        std::max(flags->probe.max_length,
-                 static_cast<int>((*loaded)[i].prompt.size() + (*loaded)[i].answer.size()));
-    half.push_back(std::move((*loaded)[i]));
-  }
+  for (const RecallSample& sample : *loaded)
+    flags->probe.max_length = std::max(
+        flags->probe.max_length, static_cast<int>(sample.prompt.size() + sample.answer.size()));
   std::error_code error;
   fs::create_directories(flags->out, error);
   if (error) return Unavailable("--out {}: {}", flags->out, error.message());
   Result<std::unique_ptr<Probe>> probe = Probe::Make(*files, flags->probe);
   if (!probe.ok()) return probe.status();
+
+  // By turns: tasks and lengths stand together in the file.
+  std::vector<RecallSample> fit, judge;
+  int easy = 0;
+  for (RecallSample& sample : *loaded) {
+    std::vector<RecallSample>& half = fit.size() <= judge.size() ? fit : judge;
+    if (flags->max_samples > 0 && static_cast<int>(half.size()) >= flags->max_samples) break;
+    if (NeedsContext(probe->get(), sample, flags->tail))
+      half.push_back(std::move(sample));
+    else
+      ++easy;
+  }
+  if (easy > 0)
+    fmt::print(stderr, "{} samples left out: their answers are the same when every head streams\n",
+               easy);
+  if (judge.empty())
+    return InvalidArgument(
+        "--samples {}: fewer than two samples need more than {} sink and {} window tokens at the "
+        "end of their prompt (--tail {})",
+        flags->samples, flags->probe.sink, flags->probe.window, flags->tail);
 
   const HeadEffects effects = MeasureHeads(probe->get(), fit, flags->tail, [](int done, int total) {
     PrintProgress("heads", done, total);
@@ -269,6 +282,7 @@ Status Calibrate(Flags* flags) {
                  {"tail", flags->tail},
                  {"kv", flags->kv},
                  {"samples", flags->samples},
+                 {"left_out", easy},
                  {"calibrated_on", fit.size()},
                  {"judged_on", judge.size()},
                  {"target_points", flags->target},

@@ -114,6 +114,13 @@ AnswerChange HeldSample::Under(const std::vector<HeadMap>& plan) const {
   return Compare(dense_, probe_->Continue(end_, plan, dense_.rows), answer_);
 }
 
+bool NeedsContext(Probe* probe, const RecallSample& sample, int tail) {
+  const ModelConfig& c = probe->config();
+  const std::vector<HeadClass> classes(static_cast<size_t>(c.kv_heads), HeadClass::kStreaming);
+  const std::vector<HeadMap> all(static_cast<size_t>(c.layers), HeadMap(classes));
+  return HeldSample(probe, sample, tail).Under(all).kl > 0.1;
+}
+
 HeadEffects MeasureHeads(Probe* probe, std::span<const RecallSample> samples, int tail,
                          const std::function<void(int, int)>& progress) {
   const ModelConfig& c = probe->config();

@@ -53,6 +53,10 @@ class HeldSample {
   AnswerChange dense_change_;
 };
 
+// Whether the answer suffers, by more than 0.1 nats a token, when every head streams. A sample
+// whose facts lie among the sinks or in the window tells nothing about heads.
+bool NeedsContext(Probe* probe, const RecallSample& sample, int tail);
+
 struct HeadEffects {
   int layers = 0, kv_heads = 0;
   std::vector<double> kl, nll;  // [layer][kv head], means over samples; nll: change from dense

@@ -17,13 +17,13 @@ import make_recall_model as recall
 LENGTH = 1024
 
 
-def samples(count: int):
-    """Four passkeys between the sinks and the window; one of them is asked for."""
+def samples(count: int, places=(150, 300, 450, 600)):
+    """Four passkeys, between the sinks and the window unless other places are given; one of them is asked for."""
     draw = random.Random(3)
     for i in range(count):
         ids = [recall.BOS] + [recall.filler(draw.randrange(recall.FILLERS)) for _ in range(LENGTH - 2)]
         keys = draw.sample(range(recall.PASSKEYS), 4)
-        for place, key in zip((150, 300, 450, 600), keys):
+        for place, key in zip(places, keys):
             ids[place:place + recall.STEPS] = recall.passkey(key)
         name, *values = recall.passkey(keys[i % 4])
         yield {"task": "recall", "prompt": [*ids, name], "answer": values}
@@ -71,6 +71,15 @@ class CalibrateTest(unittest.TestCase):
                               capture_output=True, text=True, timeout=60)
         self.assertIn("3 of 4 KV heads stream", done.stdout)
         self.assertIn("retrieval heads a layer: 0 1", done.stdout)
+
+    def test_samples_that_tell_nothing_are_left_out(self):
+        near = [json.dumps(s) for s in samples(4, (20, 60, 900, 960))]
+        done = self.calibrate(near)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("fewer than two samples need more than 128 sink and 256 window tokens", done.stderr)
+        done = self.calibrate(near + [json.dumps(s) for s in samples(4)])
+        self.assertIn("4 samples left out", done.stderr)
+        self.assertEqual(done.returncode, 0)
 
     def test_errors_name_the_line(self):
         good = json.dumps(next(samples(1)))

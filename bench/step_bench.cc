@@ -12,7 +12,6 @@
 #include <numeric>
 
 #include "cli/options.h"
-#include "core/data_dir.h"
 #include "engine/engine_device.h"
 #include "model/device_model.h"
 #include "model/fingerprint.h"

@@ -197,7 +197,9 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->capture_default_str()
       ->group("KV cache");
   app->add_flag("--deterministic", engine.deterministic,
-                text("answers do not depend on what else runs (on a CPU they never do)"))
+                text("answers do not depend on what else runs (on a CPU they never do; on a GPU "
+                     "attention is so, "
+                     "products of more than 8 rows are not yet)"))
       ->group("Scheduling");
   app->add_option("--seed", engine.seed, text("for requests without one; 0: from the system"))
       ->capture_default_str()

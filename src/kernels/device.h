@@ -3,8 +3,8 @@
 // at run time, so that one program serves machines with and without an NVIDIA driver.
 //
 // One thread, the engine's. Ops are asynchronous and in order; nothing waits but CopyOut,
-// Synchronize and EndStep. An op cannot fail by itself: the first failure of the device is kept,
-// everything after it does nothing, and EndStep or Check returns it. All pointers are device
+// Synchronize and Elapsed. An op cannot fail by itself: the first failure of the device is kept,
+// everything after it does nothing, and Synchronize returns it. All pointers are device
 // memory.
 #pragma once
 

@@ -198,8 +198,7 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->group("KV cache");
   app->add_flag("--deterministic", engine.deterministic,
                 text("answers do not depend on what else runs (on a CPU they never do; on a GPU "
-                     "attention is so, "
-                     "products of more than 8 rows are not yet)"))
+                     "this costs speed)"))
       ->group("Scheduling");
   app->add_option("--seed", engine.seed, text("for requests without one; 0: from the system"))
       ->capture_default_str()

@@ -364,25 +364,28 @@ void DeviceModel::Layers(const Step& step, KvCache* cache) {
            *activated = activated_.as<uint16_t>();
   const auto vector = [](const Block& b) { return b.size() > 0 ? b.as<float>() : nullptr; };
 
+  const bool exact = options_.deterministic;
   device_->Embed(weights_.embedding.as<uint16_t>(), ids_.as<int32_t>(), n, c.hidden, x);
   for (int i = 0; i < c.layers; ++i) {
     const DeviceWeights::Layer& w = weights_.layers[Size(i)];
     const KvView view = cache->View(i);
     device_->RmsNorm(x, nullptr, w.attn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    device_->Matmul({w.qkv.as<uint16_t>(), qkv_width(), c.hidden, normed, n, qkv, false, false});
+    device_->Matmul(
+        {w.qkv.as<uint16_t>(), qkv_width(), c.hidden, normed, n, qkv, false, false, exact});
     device_->Append({qkv, qkv_width(), false, n, c.q_heads, vector(w.qkv_bias), vector(w.q_norm),
                      vector(w.k_norm), c.rms_eps, rope_.as<float>(), false, seq_.as<int32_t>(),
                      pos_.as<int32_t>(), step.num_groups > 0 ? groups_.as<int32_t>() : nullptr,
                      step.num_groups, cuda::ToDevice(view)});
     if (step.decode_rows > 0) DecodeAttention(step, i, view);
     if (!step.prompts.empty()) PromptAttention(step, i, view);
-    device_->Matmul({w.o.as<uint16_t>(), c.hidden, q_width, attended, n, x, true, true});
+    device_->Matmul({w.o.as<uint16_t>(), c.hidden, q_width, attended, n, x, true, true, exact});
 
     device_->RmsNorm(x, nullptr, w.ffn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    device_->SwiGlu(
-        {w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up, false, false},
-        activated);
-    device_->Matmul({w.down.as<uint16_t>(), c.hidden, c.intermediate, activated, n, x, true, true});
+    device_->SwiGlu({w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up,
+                     false, false, exact},
+                    activated);
+    device_->Matmul(
+        {w.down.as<uint16_t>(), c.hidden, c.intermediate, activated, n, x, true, true, exact});
   }
   Head(step);
 }
@@ -396,7 +399,7 @@ void DeviceModel::Head(const Step& step) {
                    normed_.data(), false);
   const Block& output = weights_.output.size() > 0 ? weights_.output : weights_.embedding;
   device_->Matmul({output.as<uint16_t>(), c.vocab, c.hidden, normed_.as<uint16_t>(),
-                   step.logit_rows, logits_.data(), true, false});
+                   step.logit_rows, logits_.data(), true, false, options_.deterministic});
   device_->Argmax(logits_.as<float>(), step.logit_rows, c.vocab, best_.as<int32_t>());
 }
 

@@ -24,7 +24,7 @@ struct DeviceModelOptions {
   int max_slots = 0;           // rows of the page tables
   int max_budget = 16384;      // tokens that a request's selection may list
   bool graphs = true;          // record decode steps
-  bool deterministic = false;  // attention that does not depend on the rest of the batch
+  bool deterministic = false;  // a token's logits do not depend on batch and chunks
 };
 
 class DeviceModel : public ModelRunner {

@@ -8,14 +8,16 @@
 #include <vector>
 
 #include "core/thread_pool.h"
+#include "kernels/device.h"
 #include "kv/kv_cache.h"
+#include "model/device_model.h"
 #include "model/model.h"
 #include "sparse/planner.h"
 
 namespace lserve {
 
 struct ForwardOptions {
-  std::string backend = "ref";
+  std::string backend = "ref";  // or "cpu", or "cuda" (bf16 weights; an error without a GPU)
   KvType kv = KvType::kKv32;
   bool weights_bf16 = false;
   int max_context = 0;  // fixes the factor of dynamic rope; 0: the sequence's length
@@ -30,18 +32,7 @@ class ForwardHarness {
                                                       const ForwardOptions& options) {
     const ModelConfig& c = files.config;
     std::unique_ptr<ForwardHarness> h(new ForwardHarness(options, c.vocab));
-    Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, &h->pool_);
-    if (!ops.ok()) return ops.status();
-    h->ops_ = std::move(*ops);
-    ModelOptions model_options;
-    model_options.weights_bf16 = options.weights_bf16;
-    model_options.max_tokens = options.chunk;
-    model_options.max_logit_rows = 1;
-    model_options.max_context = options.max_context > 0 ? options.max_context : length;
-    Result<std::unique_ptr<Model>> model = Model::Load(files, h->ops_.get(), model_options);
-    if (!model.ok()) return model.status();
-    h->model_ = std::move(*model);
-
+    const int max_context = options.max_context > 0 ? options.max_context : length;
     KvCacheConfig kv;
     const std::vector<HeadClass> classes(static_cast<size_t>(c.kv_heads), HeadClass::kRetrieval);
     kv.layers.assign(static_cast<size_t>(c.layers), HeadMap(classes));
@@ -50,10 +41,12 @@ class ForwardHarness {
     kv.max_slots = 1;
     kv.max_blocks = (length + kBlockTokens - 1) / kBlockTokens;
     kv.pages[0] = kv.pages[1] = kv.max_blocks + 1;
-    if (Status s = h->ops_->SupportsKv(kv.codec, c.group()); !s.ok()) return s;
+    Result<int> tile = options.backend == "cuda" ? h->LoadOnDevice(files, max_context, &kv)
+                                                 : h->LoadOnHost(files, max_context, kv.codec);
+    if (!tile.ok()) return tile.status();
     h->cache_ = std::make_unique<KvCache>(std::move(kv));
-    h->planner_ = std::make_unique<Planner>(SparsityConfig(), &h->cache_->config().layers,
-                                            c.group(), h->ops_->PrefillTile(c.group()));
+    h->planner_ =
+        std::make_unique<Planner>(SparsityConfig(), &h->cache_->config().layers, c.group(), *tile);
     h->length_ = length;
     h->Restart();
     return h;
@@ -82,6 +75,41 @@ class ForwardHarness {
   ForwardHarness(const ForwardOptions& options, int vocab)
       : options_(options), pool_(options.threads), logits_(static_cast<size_t>(vocab)) {}
 
+  // Both give the queries of a prefill tile.
+  Result<int> LoadOnHost(const ModelFiles& files, int max_context, const KvCodec& codec) {
+    Result<std::unique_ptr<Ops>> ops = MakeOps(options_.backend, &pool_);
+    if (!ops.ok()) return ops.status();
+    ops_ = std::move(*ops);
+    if (Status s = ops_->SupportsKv(codec, files.config.group()); !s.ok()) return s;
+    ModelOptions options;
+    options.weights_bf16 = options_.weights_bf16;
+    options.max_tokens = options_.chunk;
+    options.max_logit_rows = 1;
+    options.max_context = max_context;
+    Result<std::unique_ptr<Model>> model = Model::Load(files, ops_.get(), options);
+    if (!model.ok()) return model.status();
+    model_ = std::move(*model);
+    return ops_->PrefillTile(files.config.group());
+  }
+  Result<int> LoadOnDevice(const ModelFiles& files, int max_context, KvCacheConfig* kv) {
+    Result<std::unique_ptr<Device>> device = OpenDevice(0);
+    if (!device.ok()) return device.status();
+    device_ = std::move(*device);
+    Result<DeviceWeights> weights = UploadWeights(files, device_.get(), &pool_);
+    if (!weights.ok()) return weights.status();
+    DeviceModelOptions options;
+    options.max_tokens = options_.chunk;
+    options.max_logit_rows = 1;
+    options.max_context = max_context;
+    options.max_slots = 1;
+    Result<std::unique_ptr<DeviceModel>> model = DeviceModel::Create(
+        files.config, SparsityConfig(), device_.get(), std::move(*weights), options);
+    if (!model.ok()) return model.status();
+    model_ = std::move(*model);
+    kv->memory = device_.get();
+    return device_->PrefillTile(files.config.head_dim, files.config.group());
+  }
+
   void Step(std::span<const int32_t> ids) {
     const int count = static_cast<int>(ids.size());
     std::vector<int32_t> positions, slots(ids.size(), slot_);
@@ -90,6 +118,7 @@ class ForwardHarness {
     step.slot = slot_;
     step.q_len = count;
     step.pos = position_;
+    step.decode = count == 1 && position_ > 0;
     step.mode = AttentionMode::kDense;
     step.state = &state_;
     const int32_t row = count - 1;
@@ -107,7 +136,8 @@ class ForwardHarness {
   const ForwardOptions options_;
   ThreadPool pool_;
   std::unique_ptr<Ops> ops_;
-  std::unique_ptr<Model> model_;
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<ModelRunner> model_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Planner> planner_;
   SelectionState state_;

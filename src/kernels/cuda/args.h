@@ -22,8 +22,9 @@ struct MatmulArgs {
   const uint16_t* x = nullptr;
   int n = 0;
   void* y = nullptr;
-  bool wide = false;        // y is float
-  bool accumulate = false;  // y += (float only)
+  bool wide = false;           // y is float
+  bool accumulate = false;     // y += (float only)
+  bool deterministic = false;  // a row's bits do not depend on n
 };
 
 // ---------------------------------------------------------------- prefill attention

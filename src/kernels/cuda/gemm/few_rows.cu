@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm) FewRowsKernel(const Ar
 }  // namespace
 
 bool SupportsFewRows(const MatmulArgs& args, bool swiglu) {
-  return args.n >= 1 && args.n <= kFewRows && args.cols % 32 == 0 &&
+  return !args.deterministic && args.n >= 1 && args.n <= kFewRows && args.cols % 32 == 0 &&
          args.rows % (swiglu ? 32 : 16) == 0;
 }
 

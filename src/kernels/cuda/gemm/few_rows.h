@@ -11,7 +11,8 @@ namespace lserve::cuda {
 
 inline constexpr int kFewRows = 8;
 
-// args.n at most kFewRows, cols a multiple of 32, rows of 16. With `swiglu`, y [n][rows / 2] is
+// args.n at most kFewRows, cols a multiple of 32, rows of 16; not deterministic, which wants the
+// order of summation that longer products have. With `swiglu`, y [n][rows / 2] is
 // silu(x w_r) * (x w_(rows/2 + r)) in bf16; the weight holds gate and up one below the other, and
 // rows is a multiple of 32.
 bool SupportsFewRows(const MatmulArgs& args, bool swiglu);

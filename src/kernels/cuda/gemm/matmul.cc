@@ -1,13 +1,14 @@
 #include "kernels/cuda/gemm/matmul.h"
 
 #include <algorithm>
-#include <vector>
+#include <utility>
 
 namespace lserve::cuda {
 namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
 constexpr int kCandidates = 8, kRepetitions = 5;
+constexpr int kUsualLength = 512;  // rows that deterministic products choose their algorithm for
 
 std::string Failed(const char* what, const MatmulArgs& a, int status) {
   return std::string("cublasLt: ") + what + " of a product [" + std::to_string(a.n) + " x " +
@@ -19,7 +20,16 @@ std::string Failed(const char* what, const MatmulArgs& a, int status) {
 
 // Row-major y = x w^T is column-major y^T = w x^T, all leading dimensions being row lengths.
 struct Matmul::Choice {
-  Choice() = default;
+  explicit Choice(const MatmulArgs& a) {
+    const cudaDataType_t out = a.wide ? CUDA_R_32F : CUDA_R_16BF;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    cublasLtMatmulDescCreate(&product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+    cublasLtMatmulDescSetAttribute(product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
+                                   sizeof transposed);
+    cublasLtMatrixLayoutCreate(&w, CUDA_R_16BF, a.cols, a.rows, a.cols);
+    cublasLtMatrixLayoutCreate(&x, CUDA_R_16BF, a.cols, a.n, a.cols);
+    cublasLtMatrixLayoutCreate(&y, out, a.rows, a.n, a.rows);
+  }
   Choice(const Choice&) = delete;
   ~Choice() {
     if (w) cublasLtMatrixLayoutDestroy(w);
@@ -47,26 +57,26 @@ std::string Matmul::Init() {
   return "";
 }
 
-std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) {
-  const cudaDataType_t out = a.wide ? CUDA_R_32F : CUDA_R_16BF;
-  const cublasOperation_t transposed = CUBLAS_OP_T;
-  cublasLtMatmulDescCreate(&c->product, CUBLAS_COMPUTE_32F, CUDA_R_32F);
-  cublasLtMatmulDescSetAttribute(c->product, CUBLASLT_MATMUL_DESC_TRANSA, &transposed,
-                                 sizeof transposed);
-  cublasLtMatrixLayoutCreate(&c->w, CUDA_R_16BF, a.cols, a.rows, a.cols);
-  cublasLtMatrixLayoutCreate(&c->x, CUDA_R_16BF, a.cols, a.n, a.cols);
-  cublasLtMatrixLayoutCreate(&c->y, out, a.rows, a.n, a.rows);
-
+std::string Matmul::Candidates(const MatmulArgs& a, const Choice& c,
+                               std::vector<cublasLtMatmulHeuristicResult_t>* found) {
   cublasLtMatmulPreference_t preference = nullptr;
   cublasLtMatmulPreferenceCreate(&preference);
   cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                        &kWorkspace, sizeof kWorkspace);
-  std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
+  found->resize(kCandidates);
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle_, c->product, c->w, c->x, c->y, c->y, preference, kCandidates, found.data(), &count);
+      handle_, c.product, c.w, c.x, c.y, c.y, preference, kCandidates, found->data(), &count);
   cublasLtMatmulPreferenceDestroy(preference);
   if (status != CUBLAS_STATUS_SUCCESS || count == 0) return Failed("no algorithm", a, status);
+  found->resize(static_cast<size_t>(count));
+  return "";
+}
+
+std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) {
+  if (a.deterministic) return ChooseForAllLengths(a, c);
+  std::vector<cublasLtMatmulHeuristicResult_t> found;
+  if (std::string failed = Candidates(a, *c, &found); !failed.empty()) return failed;
   c->algorithm = found[0].algo;
 
   // Which is fastest cannot be predicted where a product is bound by reading the weights once; for
@@ -85,11 +95,10 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
   cudaEventCreate(&end);
   const float one = 1, beta = a.accumulate ? 1.0f : 0.0f;
   float best = 0;
-  for (int i = 0; i < count; ++i) {
+  for (const cublasLtMatmulHeuristicResult_t& candidate : found) {
     const auto run = [&] {
       return cublasLtMatmul(handle_, c->product, &one, a.w, c->w, a.x, c->x, &beta, y, c->y, y,
-                            c->y, &found[static_cast<size_t>(i)].algo, workspace_, kWorkspace,
-                            stream);
+                            c->y, &candidate.algo, workspace_, kWorkspace, stream);
     };
     if (run() != CUBLAS_STATUS_SUCCESS) continue;
     cudaEventRecord(begin, stream);
@@ -100,7 +109,7 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
     cudaEventElapsedTime(&ms, begin, end);
     if (best == 0 || ms < best) {
       best = ms;
-      c->algorithm = found[static_cast<size_t>(i)].algo;
+      c->algorithm = candidate.algo;
     }
   }
   cudaEventDestroy(begin);
@@ -109,12 +118,43 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
   return "";
 }
 
+// A tile's sums run over the width in one order, whatever the number of tiles, unless the width is
+// split among several: so one algorithm without a split gives a row the same bits at all lengths.
+std::string Matmul::ChooseForAllLengths(const MatmulArgs& a, Choice* c) {
+  const Key key = {a.rows, a.cols, 0, a.wide, a.accumulate, true};
+  if (!for_all_lengths_.contains(key)) {
+    MatmulArgs usual = a;
+    usual.n = kUsualLength;
+    std::vector<cublasLtMatmulHeuristicResult_t> found;
+    if (std::string failed = Candidates(usual, Choice(usual), &found); !failed.empty())
+      return failed;
+    const auto whole = [](const cublasLtMatmulHeuristicResult_t& candidate) {
+      int32_t splits = 1;
+      size_t written = 0;
+      cublasLtMatmulAlgoConfigGetAttribute(&candidate.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
+                                           &splits, sizeof splits, &written);
+      return splits <= 1 && candidate.workspaceSize == 0;  // no room for partial sums
+    };
+    const auto chosen = std::find_if(found.begin(), found.end(), whole);
+    if (chosen == found.end())
+      return Failed("no algorithm that sums in one piece", a, CUBLAS_STATUS_NOT_SUPPORTED);
+    for_all_lengths_[key] = chosen->algo;
+  }
+  c->algorithm = for_all_lengths_[key];
+  cublasLtMatmulHeuristicResult_t result;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoCheck(handle_, c->product, c->w, c->x, c->y, c->y, &c->algorithm, &result);
+  return status == CUBLAS_STATUS_SUCCESS ? "" : Failed("the algorithm for all lengths", a, status);
+}
+
 std::string Matmul::Run(const MatmulArgs& a, cudaStream_t stream) {
   if (a.n == 0) return "";
-  std::unique_ptr<Choice>& choice = choices_[{a.rows, a.cols, a.n, a.wide, a.accumulate}];
+  std::unique_ptr<Choice>& choice =
+      choices_[{a.rows, a.cols, a.n, a.wide, a.accumulate, a.deterministic}];
   if (choice == nullptr) {
-    choice = std::make_unique<Choice>();
-    if (std::string failed = Choose(a, stream, choice.get()); !failed.empty()) return failed;
+    auto made = std::make_unique<Choice>(a);
+    if (std::string failed = Choose(a, stream, made.get()); !failed.empty()) return failed;
+    choice = std::move(made);
   }
   const float one = 1, beta = a.accumulate ? 1.0f : 0.0f;
   const cublasStatus_t status =

@@ -5,6 +5,11 @@
 //
 //   step_bench --random-weights llama-3-8b --kv kv8 --batch 1,8 --depth 8192,131072 --modes
 //   lserve,dense
+//   step_bench --random-weights llama-3-8b --kv kv8 --batch 0 --chunk 128,512,2048 --beside 0,4
+//   --depth 0,131072 --ops
+//
+// --beside: sequences that decode in the same step as a chunk. --ops: where the time of a chunk's
+// step goes: "plan" is the host before the first kernel, the ops are measured one by one.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,18 +22,30 @@
 #include "model/fingerprint.h"
 #include "model/shapes.h"
 #include "sparse/head_pattern.h"
+#include "timed_device.h"
 
 namespace lserve {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
+AttentionMode ModeOf(const std::string& name) {
+  return name == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
+}
+
 struct Flags {
   EngineFlags engine;
-  std::vector<int> batches{1}, depths{8192}, chunks;
+  std::vector<int> batches{1}, depths{8192}, chunks, beside{0};
+  bool ops = false;
   std::vector<std::string> modes{"lserve"};
   int steps = 32;
   std::string json;
+};
+
+// One step over the rows of several sequences.
+struct StepRows {
+  std::vector<int32_t> tokens, seq, pos, wanted;
+  std::vector<SeqStep> steps;
 };
 
 // Sequences at a depth, with pages and without contents.
@@ -60,14 +77,14 @@ class Batch {
   }
   bool fits() const { return fits_; }
 
-  // Seconds of one step at [pos, pos + count).
-  double Step(int pos, int count, bool decode) {
-    std::vector<int32_t> tokens, seq, positions, wanted, best(slots_.size());
-    std::vector<SeqStep> steps;
+  size_t size() const { return slots_.size(); }
+
+  // Rows [pos, pos + count) of every sequence join the step.
+  void Join(int pos, int count, bool decode, StepRows* rows) {
     for (size_t i = 0; i < slots_.size(); ++i) {
       SeqStep s;
       s.slot = slots_[i];
-      s.q_begin = static_cast<int>(tokens.size());
+      s.q_begin = static_cast<int>(rows->tokens.size());
       s.q_len = count;
       s.pos = pos;
       s.decode = decode;
@@ -75,24 +92,15 @@ class Batch {
       s.budget = parts_->options.sparsity.budget;
       s.state = &states_[i];
       for (int t = 0; t < count; ++t) {
-        tokens.push_back((pos + t) * 7919 % parts_->config.vocab);
-        seq.push_back(s.slot);
-        positions.push_back(pos + t);
+        rows->tokens.push_back((pos + t) * 7919 % parts_->config.vocab);
+        rows->seq.push_back(s.slot);
+        rows->pos.push_back(pos + t);
       }
-      wanted.push_back(static_cast<int32_t>(tokens.size()) - 1);
-      steps.push_back(s);
+      if (decode || rows->wanted.empty())
+        rows->wanted.push_back(static_cast<int32_t>(rows->tokens.size()) - 1);
+      rows->steps.push_back(s);
     }
-    const Clock::time_point begin = Clock::now();
-    parts_->runner->Forward({tokens, seq, positions, steps, wanted, best}, parts_->planner.get(),
-                            parts_->cache.get(), Mat(nullptr, 0, parts_->config.vocab));
-    CHECK(parts_->runner->Health().ok());
-    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    visits_ = parts_->planner->visits(0);
-    device_ms_ = static_cast<DeviceModel*>(parts_->runner.get())->device_milliseconds();
-    return seconds;
   }
-  double device_ms() const { return device_ms_; }
-  const VisitCount& visits() const { return visits_; }
 
  private:
   EngineParts* parts_;
@@ -100,9 +108,30 @@ class Batch {
   std::vector<SelectionState> states_;
   std::vector<int> slots_;
   bool fits_ = true;
-  VisitCount visits_;
-  double device_ms_ = 0;
 };
+
+struct StepTimes {
+  double ms = 0, plan_ms = 0, device_ms = 0;
+  VisitCount visits;  // of the first sequence
+};
+
+StepTimes RunStep(EngineParts* parts, const StepRows& rows) {
+  StepTimes times;
+  std::vector<int32_t> best(rows.wanted.size());
+  const Clock::time_point begin = Clock::now();
+  parts->runner->Forward({rows.tokens, rows.seq, rows.pos, rows.steps, rows.wanted, best},
+                         parts->planner.get(), parts->cache.get(),
+                         Mat(nullptr, 0, parts->config.vocab));
+  CHECK(parts->runner->Health().ok());
+  const auto since = [&](Clock::time_point end) {
+    return std::chrono::duration<double, std::milli>(end - begin).count();
+  };
+  times.ms = since(Clock::now());
+  times.plan_ms = since(static_cast<TimedDevice*>(parts->device.get())->first_kernel());
+  times.device_ms = static_cast<DeviceModel*>(parts->runner.get())->device_milliseconds();
+  times.visits = parts->planner->visits(0);
+  return times;
+}
 
 Result<EngineParts> Load(Flags* flags) {
   Result<EngineOptions> options = flags->engine.Finish();
@@ -111,7 +140,8 @@ Result<EngineParts> Load(Flags* flags) {
   parts.options = *options;
   EngineOptions& o = parts.options;
   o.backend = "cuda";
-  o.max_running = std::max(8, *std::max_element(flags->batches.begin(), flags->batches.end()));
+  o.max_running = std::max({8, *std::max_element(flags->batches.begin(), flags->batches.end()),
+                            1 + *std::max_element(flags->beside.begin(), flags->beside.end())});
   if (o.step_tokens == 0) o.step_tokens = 8192;
   Result<ModelFiles> files = ModelOfShape(o.random_weights);
   if (!files.ok()) return files.status();
@@ -132,7 +162,7 @@ Result<EngineParts> Load(Flags* flags) {
   kv.codec = KvCodec(o.kv.k, o.kv.v, parts.config.head_dim);
   Result<std::unique_ptr<Device>> device = OpenDeviceFor(o);
   if (!device.ok()) return device.status();
-  parts.device = std::move(*device);
+  parts.device = std::make_unique<TimedDevice>(std::move(*device));
   parts.pool = std::make_unique<ThreadPool>(0);
   size_t bytes = 0;
   if (Status s = LoadOnDevice(*files, std::move(kv), &parts, &bytes); !s.ok()) return s;
@@ -171,6 +201,82 @@ void Report(const Flags& flags, const EngineParts& parts, nlohmann::ordered_json
   }
 }
 
+void TimeDecode(const Flags& flags, EngineParts* parts, const std::string& name, int depth,
+                int count) {
+  const int warm = 3 * parts->options.sparsity.reuse_interval;
+  Batch sequences(parts, count, depth, warm + flags.steps + 1, ModeOf(name), false);
+  if (!sequences.fits()) {
+    std::printf("| decode  | %-9s | %-5s | %5d | %7d | does not fit\n", name.c_str(),
+                flags.engine.kv.c_str(), count, depth);
+    return;
+  }
+  StepTimes mean;
+  for (int i = 0; i < warm + flags.steps; ++i) {
+    StepRows rows;
+    sequences.Join(depth + i, 1, true, &rows);
+    const StepTimes t = RunStep(parts, rows);
+    if (i < warm) continue;
+    mean.ms += t.ms / flags.steps;
+    mean.device_ms += t.device_ms / flags.steps;
+    mean.visits = t.visits;
+  }
+  const double read = 100.0 * static_cast<double>(mean.visits.pages_read) /
+                      static_cast<double>(mean.visits.pages_total);
+  std::printf("| decode  | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |\n", name.c_str(),
+              flags.engine.kv.c_str(), count, depth, 1, mean.ms, mean.device_ms, read);
+  std::fflush(stdout);
+  Report(flags, *parts,
+         {{"test", "decode"},
+          {"attention", name},
+          {"batch", count},
+          {"depth", depth},
+          {"ms", mean.ms},
+          {"read_percent", read}});
+}
+
+// A chunk of a prompt behind `depth` tokens, beside `beside` sequences that decode.
+void TimeChunk(const Flags& flags, EngineParts* parts, const std::string& name, int depth,
+               int chunk, int beside) {
+  constexpr int kBesideDepth = 4096, kRuns = 4;
+  const int warm = parts->options.sparsity.reuse_interval;
+  Batch chats(parts, beside, kBesideDepth, warm + 2 * kRuns, ModeOf(name), false);
+  Batch prompt(parts, 1, depth, chunk, ModeOf(name), true);
+  if (!chats.fits() || !prompt.fits()) return;
+  int turn = 0;
+  const auto run = [&] {
+    StepRows rows;
+    prompt.Join(depth, chunk, false, &rows);
+    chats.Join(kBesideDepth + turn++, 1, true, &rows);
+    return RunStep(parts, rows);
+  };
+  StepTimes best;
+  for (int i = 0; i < kRuns; ++i) {
+    const StepTimes t = run();
+    if (i > 0 && (best.ms == 0 || t.ms < best.ms)) best = t;
+  }
+  const double read = 100.0 * static_cast<double>(best.visits.prefill_blocks_read) /
+                      static_cast<double>(best.visits.prefill_blocks_total);
+  nlohmann::ordered_json line = {{"test", "prefill"},   {"attention", name}, {"tokens", chunk},
+                                 {"beside", beside},    {"depth", depth},    {"ms", best.ms},
+                                 {"read_percent", read}};
+  std::printf("| prefill | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |", name.c_str(),
+              flags.engine.kv.c_str(), 1 + beside, depth, chunk, best.ms, best.device_ms, read);
+  if (flags.ops) {
+    auto* device = static_cast<TimedDevice*>(parts->device.get());
+    device->Start();
+    run();
+    std::printf(" plan %.2f", best.plan_ms);
+    line["plan_ms"] = best.plan_ms;
+    for (const auto& [op, ms] : device->Stop()) {
+      std::printf(", %s %.2f", op.c_str(), ms);
+      line[op + "_ms"] = ms;
+    }
+  }
+  std::printf("\n");
+  std::fflush(stdout);
+  Report(flags, *parts, std::move(line));
+}
+
 int Main(Flags* flags) {
   Result<EngineParts> parts = Load(flags);
   if (!parts.ok()) return Fail(parts.status());
@@ -179,64 +285,13 @@ int Main(Flags* flags) {
       "|\n");
   std::printf(
       "|---------|-----------|-------|-------|---------|--------|-----------|--------|--------|\n");
-  for (const std::string& name : flags->modes) {
-    const AttentionMode mode = name == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
+  for (const std::string& name : flags->modes)
     for (int depth : flags->depths) {
-      for (int batch : flags->batches) {
-        const int warm = 3 * parts->options.sparsity.reuse_interval;
-        Batch sequences(&*parts, batch, depth, warm + flags->steps + 1, mode, false);
-        if (!sequences.fits()) {
-          std::printf("| decode  | %-9s | %-5s | %5d | %7d | does not fit\n", name.c_str(),
-                      flags->engine.kv.c_str(), batch, depth);
-          continue;
-        }
-        std::vector<double> seconds;
-        double device_ms = 0;
-        for (int i = 0; i < warm + flags->steps; ++i) {
-          const double s = sequences.Step(depth + i, 1, true);
-          if (i < warm) continue;
-          seconds.push_back(s);
-          device_ms += sequences.device_ms() / flags->steps;
-        }
-        const double ms =
-            1000 * std::accumulate(seconds.begin(), seconds.end(), 0.0) / flags->steps;
-        const VisitCount& v = sequences.visits();
-        const double read =
-            100.0 * static_cast<double>(v.pages_read) / static_cast<double>(v.pages_total);
-        std::printf("| decode  | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |\n",
-                    name.c_str(), flags->engine.kv.c_str(), batch, depth, 1, ms, device_ms, read);
-        std::fflush(stdout);
-        Report(*flags, *parts,
-               {{"test", "decode"},
-                {"attention", name},
-                {"batch", batch},
-                {"depth", depth},
-                {"ms", ms},
-                {"read_percent", read}});
-      }
-      for (int chunk : flags->chunks) {
-        Batch sequence(&*parts, 1, depth, chunk, mode, true);
-        if (!sequence.fits()) continue;
-        std::vector<double> seconds;
-        for (int i = 0; i < 4; ++i) seconds.push_back(sequence.Step(depth, chunk, false));
-        const double ms = 1000 * *std::min_element(seconds.begin() + 1, seconds.end());
-        const VisitCount& v = sequence.visits();
-        const double read = 100.0 * static_cast<double>(v.prefill_blocks_read) /
-                            static_cast<double>(v.prefill_blocks_total);
-        std::printf("| prefill | %-9s | %-5s | %5d | %7d | %6d | %9.3f | %6.3f | %6.1f |\n",
-                    name.c_str(), flags->engine.kv.c_str(), 1, depth, chunk, ms,
-                    sequence.device_ms(), read);
-        std::fflush(stdout);
-        Report(*flags, *parts,
-               {{"test", "prefill"},
-                {"attention", name},
-                {"tokens", chunk},
-                {"depth", depth},
-                {"ms", ms},
-                {"read_percent", read}});
-      }
+      for (int batch : flags->batches)
+        if (batch > 0) TimeDecode(*flags, &*parts, name, depth, batch);
+      for (int beside : flags->beside)
+        for (int chunk : flags->chunks) TimeChunk(*flags, &*parts, name, depth, chunk, beside);
     }
-  }
   return 0;
 }
 
@@ -249,6 +304,9 @@ int main(int argc, char** argv) {
   app.add_option("--batch", flags.batches, "sequences that decode together")->delimiter(',');
   app.add_option("--depth", flags.depths, "tokens behind each")->delimiter(',');
   app.add_option("--chunk", flags.chunks, "prompt chunks to time at each depth")->delimiter(',');
+  app.add_option("--beside", flags.beside, "sequences that decode in the step of a chunk")
+      ->delimiter(',');
+  app.add_flag("--ops", flags.ops, "the steps of chunks op by op");
   app.add_option("--modes", flags.modes, "lserve, dense")->delimiter(',');
   app.add_option("--steps", flags.steps, "decode steps to average over");
   app.add_option("--json", flags.json, "append JSON lines to this file");

@@ -275,6 +275,16 @@ int CheckKernel(const char* name, Launcher launch, bool hopper, uint32_t one_in)
         s.chunk = chunk, s.history = 1500, s.keep = keep;
         add(s);
       }
+    // Few tiles behind long lists: cut into pieces.
+    for (const auto& [chunk, history] : std::vector<std::array<int, 2>>{
+             {1, 5000}, {64, 4096}, {130, 9000}, {200, 20000}, {385, 6100}})
+      for (double keep : {1.0, 0.5})
+        for (int streaming : {0, 1}) {
+          PrefillShape s = heads(8, 2, 0);
+          s.chunk = chunk, s.history = history, s.keep = keep;
+          s.sink = 128, s.window = 3000, s.streaming_heads = streaming;
+          add(s);
+        }
   }
   int failed = 0;
   Error most;
@@ -353,6 +363,7 @@ Timing Time(const PrefillShape& s, Launcher launch, int q_tile, int repeats) {
                          s.dim,
                          0,
                          1.f / std::sqrt(static_cast<float>(s.dim)),
+                         false,
                          workspace.data};
   cudaEvent_t begin, end;
   cudaEventCreate(&begin);
@@ -408,8 +419,12 @@ void Speed(Launcher launch, bool quick, const std::string& only, FILE* json) {
     row("dense " + std::to_string(k) + "K", shape(128, 0, k * 1024), 0);
   for (int k : quick ? std::vector<int>{16} : std::vector<int>{8, 32})
     row("dense D 64 " + std::to_string(k) + "K", shape(64, 0, k * 1024), 0);
-  for (int chunk : {512, 2048, 8192})
-    row("chunk " + std::to_string(chunk) + " after 128K", shape(128, 131072, chunk), 0);
+  for (int chunk : {128, 256, 512, 1024, 2048, 8192})
+    for (int streaming : {0, 4}) {
+      PrefillShape s = shape(128, 131072, chunk);
+      s.sink = 128, s.window = 8192, s.streaming_heads = streaming;
+      row("chunk " + std::to_string(chunk) + (streaming ? " streaming" : "") + " after 128K", s, 0);
+    }
   for (int k : quick ? std::vector<int>{32} : std::vector<int>{32, 128}) {
     PrefillShape s = shape(128, 0, k * 1024);
     const std::string at = " at " + std::to_string(k) + "K";

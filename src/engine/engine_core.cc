@@ -171,7 +171,10 @@ void EngineCore::Step() {
   for (const Part& part : parts) {
     const Sequence& sequence = *part.sequence;
     work.rows += part.tokens;
-    if (sequence.prefilling()) work.prompt_rows += part.tokens;
+    if (sequence.prefilling()) {
+      work.prompt_rows += part.tokens;
+      work.context += sequence.computed + part.tokens;
+    }
     work.keys_read += part.tokens * KeysRead(sequence, sequence.computed + (part.tokens - 1) / 2);
   }
   const Clock::time_point before = Clock::now();
@@ -179,6 +182,8 @@ void EngineCore::Step() {
   counters_.computed_tokens += work.rows;
   step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
+  // A device may still be at it. What it says of its health is asked for again after the step.
+  (void)runner_->Health();
   counters_.selector_runs = planner_->selector_runs();
   SaveSome(kSaveBytes);
   DropFinished();

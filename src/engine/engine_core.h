@@ -21,6 +21,8 @@ namespace lserve {
 struct CoreOptions {
   int max_running = 32;
   int step_tokens = 512;
+  int chunk_unit = kBlockTokens;  // StepBudget
+  bool fit_rows = false;
   // A step should take no longer than this: beside decoding sequences, so that their answers keep
   // flowing, and without, so that whoever comes or leaves is noticed soon. Below 0: no limit. 0
   // (beside decoding ones): kAutoSlowdown times what the step takes without prompts, within bounds.

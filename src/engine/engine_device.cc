@@ -120,8 +120,9 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
         info.name, o.gpu_memory_utilization);
   }
   parts->runner = std::move(*runner);
-  parts->planner = std::make_unique<Planner>(o.sparsity, &parts->cache->config().layers, c.group(),
-                                             device->PrefillTile(c.head_dim, c.group()));
+  parts->planner =
+      std::make_unique<Planner>(o.sparsity, &parts->cache->config().layers, c.group(),
+                                device->PrefillTile(c.head_dim, c.group()), !o.deterministic);
   return Ok();
 }
 

@@ -42,6 +42,8 @@ StepWork EngineCore::DecodeWork() const {
 StepBudget EngineCore::Budget(int running) const {
   StepBudget budget;
   budget.tokens = options_.step_tokens;
+  budget.unit = options_.chunk_unit;
+  budget.fit_rows = options_.fit_rows;
   budget.free_slots = options_.max_running - running;
   for (HeadClass cls : kClasses) budget.free_pages[static_cast<int>(cls)] = Available(cls);
   const StepWork decode = DecodeWork();
@@ -89,6 +91,7 @@ Candidate EngineCore::Describe(const Sequence& s) const {
   if (c.remaining_prompt == 0) return c;
   c.age = counters_.steps - s.arrived_step;
   c.token_seconds = step_time_.RowSeconds(KeysRead(s, done + kBlockTokens));
+  c.start_seconds = step_time_.PromptSeconds(done);
   for (HeadClass cls : kClasses) {
     const int k = static_cast<int>(cls);
     int64_t pages = PagesFor(s, end, cls);

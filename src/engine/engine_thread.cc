@@ -23,6 +23,10 @@ class EngineThread : public Engine {
     core.max_running = options.max_running;
     // Every running sequence can decode.
     core.step_tokens = std::max(options.step_tokens, options.max_running);
+    if (parts_.device) {
+      core.chunk_unit = parts_.device->PrefillTile(parts_.config.head_dim, parts_.config.group());
+      core.fit_rows = !options.deterministic;
+    }
     core.max_context = parts_.max_context;
     core.default_budget = options.sparsity.budget;
     core.dense_below = options.sparsity.dense_below;

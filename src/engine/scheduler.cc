@@ -4,16 +4,31 @@
 #include <cmath>
 #include <numeric>
 
+#include "plan/tile.h"
+
 namespace lserve {
 namespace {
 
-constexpr int kChunkAlign = 64;
-
-// A chunk of at most `limit` tokens: whole blocks where it does not end the prompt, since those
-// keep attention tiles full.
-int ChunkLength(const Candidate& c, int limit) {
+// A chunk of at most `limit` tokens: whole tiles of attention, or at least whole blocks, where it
+// does not end the prompt, since a part of one costs as much as a whole one.
+int ChunkLength(const Candidate& c, int limit, int unit) {
   if (c.remaining_prompt <= limit) return c.remaining_prompt;
-  return limit > kChunkAlign ? limit / kChunkAlign * kChunkAlign : limit;
+  for (int whole : {unit, kBlockTokens})
+    if (limit >= whole) return limit / whole * whole;
+  return limit;
+}
+
+// See StepBudget::fit_rows.
+void FitRows(const std::vector<Candidate>& candidates, int unit, std::vector<int>* tokens) {
+  const int excess = std::accumulate(tokens->begin(), tokens->end(), 0) % unit;
+  if (excess == 0 || excess > unit / 4) return;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    int& chunk = (*tokens)[i];
+    if (chunk < candidates[i].remaining_prompt && chunk >= unit) {
+      chunk -= excess;
+      return;
+    }
+  }
 }
 
 }  // namespace
@@ -63,11 +78,16 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
 
   // Time is shared like tokens; it always suffices for kLeastChunk tokens of any prompt.
   double seconds = budget.seconds < 0 ? INFINITY : budget.seconds;
-  for (size_t i : prompts) seconds = std::max(seconds, kLeastChunk * candidates[i].token_seconds);
+  for (size_t i : prompts) {
+    const Candidate& c = candidates[i];
+    seconds = std::max(seconds, c.start_seconds + kLeastChunk * c.token_seconds);
+  }
   // Sets the chunk of a prompt to at most `share` of what is left; what it had goes back first.
   const auto give = [&](size_t i, double share) {
     const Candidate& c = candidates[i];
     const auto take = [&](int tokens) {
+      if ((out.tokens[i] == 0) != (out.tokens[i] + tokens == 0))
+        seconds -= tokens > 0 ? c.start_seconds : -c.start_seconds;
       out.tokens[i] += tokens;
       left -= tokens;
       seconds -= tokens * c.token_seconds;
@@ -75,9 +95,14 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
     };
     take(-out.tokens[i]);
     double limit = left * share;
-    if (c.token_seconds > 0) limit = std::min(limit, seconds * share / c.token_seconds);
+    if (c.token_seconds > 0) {
+      // A share that is not worth beginning with is a few tokens nevertheless, where there is time.
+      const double most = (seconds - c.start_seconds) / c.token_seconds,
+                   some = (seconds * share - c.start_seconds) / c.token_seconds;
+      limit = std::min({limit, most, std::max(some, kLeastChunk * share)});
+    }
     if (c.all_logits) limit = std::min<double>(limit, logit_rows);
-    take(ChunkLength(c, static_cast<int>(limit + 1e-6)));
+    take(ChunkLength(c, static_cast<int>(std::max(0.0, limit) + 1e-6), budget.unit));
   };
   if (prompts.size() > 1) give(prompts.front(), 0.25);
   const auto work = [&](size_t i) {
@@ -87,6 +112,7 @@ StepDecision Schedule(const std::vector<Candidate>& candidates, const StepBudget
   std::stable_sort(prompts.begin(), prompts.end(),
                    [&](size_t a, size_t b) { return work(a) < work(b); });
   for (size_t i : prompts) give(i, 1);
+  if (budget.fit_rows) FitRows(candidates, budget.unit, &out.tokens);
   return out;
 }
 

@@ -31,6 +31,7 @@ struct Candidate {
   int remaining_prompt = 0;          // 0: decodes
   int64_t age = 0;                   // steps since arrival
   double token_seconds = 0;          // of a prompt token; 0: not known
+  double start_seconds = 0;          // of taking part with a prompt, beside its tokens
   bool all_logits = false;           // logits of every prompt token are wanted (prompt logprobs)
   int64_t pages_needed[2] = {0, 0};  // to finish the prompt, by HeadClass
   int blocked_steps = 0;
@@ -39,6 +40,10 @@ struct Candidate {
 struct StepBudget {
   int tokens = 0;
   double seconds = -1;  // for prompt tokens; below 0: no limit
+  int unit = 64;  // chunks that do not end their prompt are multiples of it where they can
+  // Such a chunk gives up some tokens where that makes the step's rows, answers included, a
+  // multiple of the unit: a GPU's products cost as much for one row more as for a whole tile.
+  bool fit_rows = false;
   int logit_rows =
       64;  // prompt tokens with all_logits, all candidates together: bounds the memory of logits
   int free_slots = 0;

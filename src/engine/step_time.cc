@@ -6,24 +6,29 @@
 namespace lserve {
 namespace {
 
-constexpr size_t kRemembered = 32;                           // steps of a kind
-constexpr std::array<double, 3> kScale = {1, 256, 1 << 20};  // typical sizes of the terms
+constexpr size_t kRemembered = 32;  // steps of a kind
+constexpr int kTerms = StepTime::kTerms;
+using Terms = StepTime::Terms;
+constexpr Terms kScale = {1, 256, 1 << 20, 1 << 14};  // typical sizes of the terms
 
 // Solves m x = v for the terms that are `on`; the others are 0.
-std::array<double, 3> Solve(double m[3][3], const double v[3], const bool on[3]) {
-  double a[3][4];
-  for (int i = 0; i < 3; ++i) {
-    for (int j = 0; j < 3; ++j) a[i][j] = on[i] && on[j] ? m[i][j] : i == j;
-    a[i][3] = on[i] ? v[i] : 0;
+Terms Solve(const std::array<Terms, kTerms>& m, const Terms& v,
+            const std::array<bool, kTerms>& on) {
+  double a[kTerms][kTerms + 1];
+  for (size_t i = 0; i < kTerms; ++i) {
+    for (size_t j = 0; j < kTerms; ++j) a[i][j] = on[i] && on[j] ? m[i][j] : i == j;
+    a[i][kTerms] = on[i] ? v[i] : 0;
   }
-  for (int c = 0; c < 3; ++c) {  // symmetric positive definite: no pivots needed
-    for (int r = 0; r < 3; ++r) {
+  for (int c = 0; c < kTerms; ++c) {  // symmetric positive definite: no pivots needed
+    for (int r = 0; r < kTerms; ++r) {
       if (r == c) continue;
       const double factor = a[r][c] / a[c][c];
-      for (int k = c; k < 4; ++k) a[r][k] -= factor * a[c][k];
+      for (int k = c; k <= kTerms; ++k) a[r][k] -= factor * a[c][k];
     }
   }
-  return {a[0][3] / a[0][0], a[1][3] / a[1][1], a[2][3] / a[2][2]};
+  Terms x;
+  for (size_t i = 0; i < kTerms; ++i) x[i] = a[i][kTerms] / a[i][i];
+  return x;
 }
 
 }  // namespace
@@ -40,37 +45,41 @@ void StepTime::Recent::Add(const Sample& sample) {
 void StepTime::Observe(const StepWork& work, double seconds) {
   if (work.rows <= 0 || !(seconds > 0)) return;
   Recent& recent = work.prompt_rows > 0 ? with_prompts_ : without_;
-  recent.Add({{1, work.rows / kScale[1], work.keys_read / kScale[2]}, seconds});
+  recent.Add(
+      {{1, work.rows / kScale[1], work.keys_read / kScale[2], work.context / kScale[3]}, seconds});
   Fit();
 }
 
 void StepTime::Fit() {
-  double m[3][3] = {}, v[3] = {};
+  std::array<Terms, kTerms> m{};
+  Terms v{};
   for (const Recent* recent : {&with_prompts_, &without_}) {
     for (const Sample& s : recent->steps) {
-      for (int i = 0; i < 3; ++i) {
-        for (int j = 0; j < 3; ++j) m[i][j] += s.x[i] * s.x[j] / (s.seconds * s.seconds);
+      for (size_t i = 0; i < kTerms; ++i) {
+        for (size_t j = 0; j < kTerms; ++j) m[i][j] += s.x[i] * s.x[j] / (s.seconds * s.seconds);
         v[i] += s.x[i] / s.seconds;
       }
     }
   }
   // Terms that the samples cannot tell apart share the cost instead of taking it at random.
-  const double ridge = 1e-6 * (m[0][0] + m[1][1] + m[2][2]);
-  for (int i = 0; i < 3; ++i) m[i][i] += ridge;
-  bool on[3] = {true, true, true};
+  double trace = 0;
+  for (size_t i = 0; i < kTerms; ++i) trace += m[i][i];
+  for (size_t i = 0; i < kTerms; ++i) m[i][i] += 1e-6 * trace;
+  std::array<bool, kTerms> on;
+  on.fill(true);
   while (true) {
-    const std::array<double, 3> x = Solve(m, v, on);
+    const Terms x = Solve(m, v, on);
     const auto least = std::min_element(x.begin(), x.end());
     if (*least >= 0) {
-      for (size_t i = 0; i < 3; ++i) fit_[i] = x[i] / kScale[i];
+      for (size_t i = 0; i < kTerms; ++i) fit_[i] = x[i] / kScale[i];
       return;
     }
-    on[least - x.begin()] = false;
+    on[static_cast<size_t>(least - x.begin())] = false;
   }
 }
 
 double StepTime::Seconds(const StepWork& work) const {
-  return fit_[0] + fit_[1] * work.rows + fit_[2] * work.keys_read;
+  return fit_[0] + fit_[1] * work.rows + fit_[2] * work.keys_read + fit_[3] * work.context;
 }
 
 }  // namespace lserve

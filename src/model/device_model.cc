@@ -22,6 +22,14 @@ int Bucket(int rows) {
   return bucket;
 }
 
+// Rows that a step with a prompt computes: lengths of products that were met before have their
+// algorithm, a new one costs a step tens of milliseconds.
+int PaddedRows(int rows) {
+  if (rows <= kMostGraphRows) return Bucket(rows);
+  const int unit = rows <= 1024 ? 64 : rows <= 2048 ? 128 : 256;
+  return CeilDiv(rows, unit) * unit;
+}
+
 // Makes room for `count` elements; contents are not kept.
 template <typename T>
 void Upload(Device* device, std::span<const T> data, Block* block) {
@@ -82,7 +90,7 @@ struct DeviceModel::Step {
 DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConfig& sparsity,
                                         const Device& device, const DeviceModelOptions& o) {
   Sizes s{};
-  const int64_t n = o.max_tokens, q = int64_t{c.q_heads} * c.head_dim,
+  const int64_t n = PaddedRows(o.max_tokens), q = int64_t{c.q_heads} * c.head_dim,
                 kv = int64_t{c.kv_heads} * c.head_dim;
   s.x = Size(n * c.hidden * 4);
   s.normed = Size(n * c.hidden * 2);
@@ -167,6 +175,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     m->UploadRope();
     if (Status status = device->Synchronize(); !status.ok()) return status;
     return m;
+    m->MeasureProducts();
   } catch (const std::bad_alloc&) {
     return ResourceExhausted(
         "backend cuda: the workspace of {} tokens a step and {} of context takes {:.2f} GiB, "
@@ -193,6 +202,21 @@ void DeviceModel::UploadRope() {
 
 void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* step) {
   std::vector<DecodeRow> rows;
+// The first product of a shape chooses its algorithm, which is not to happen while somebody waits
+// for a token. Larger steps than these take long anyway.
+void DeviceModel::MeasureProducts() {
+  constexpr int kMostRows = 2048;
+  const DeviceWeights::Layer& w = weights_.layers[0];
+  for (const Block* b : {&normed_, &attended_})
+    device_->FillNormal(b->as<uint16_t>(), static_cast<int64_t>(b->size() / 2), 1, 1);
+  for (int n = 1; n <= std::min(kMostRows, options_.max_tokens); n = PaddedRows(n + 1)) {
+    MultiplyQkv(w, n);
+    MultiplyOut(w, n);
+    Mlp(w, n);
+    if (n <= std::min(kMostGraphRows, options_.max_logit_rows)) MultiplyLogits(n);
+  }
+}
+
   int single = 0;
   for (size_t i = 0; i < input.sequences.size(); ++i) {
     const SeqStep& s = input.sequences[i];
@@ -211,24 +235,31 @@ void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* ste
   step->rows = n;
   step->decode_rows = single;
   step->logit_rows = static_cast<int>(input.logit_rows.size());
-  // A step of decode rows alone is padded to the rows of its graph.
+  // Padding rows belong to nobody; a step of decode rows alone has as many as its graph.
   std::vector<int32_t> ids(input.tokens.begin(), input.tokens.end()),
-      seq(input.seq.begin(), input.seq.end()), pos(input.pos.begin(), input.pos.end());
+      seq(input.seq.begin(), input.seq.end()), pos(input.pos.begin(), input.pos.end()),
+      from(input.logit_rows.begin(), input.logit_rows.end());
   const bool pure = step->prompts.empty() && n <= kMostGraphRows && step->logit_rows == n;
   step->all_logits = step->logit_rows == n;
-  if (pure && options_.graphs) {
-    step->rows = step->decode_rows = step->logit_rows = Bucket(n);
+  if (step->logit_rows <= kMostGraphRows && step->logit_rows > 0) {
+    step->logit_rows = std::min(Bucket(step->logit_rows), options_.max_logit_rows);
+    from.resize(Size(step->logit_rows), 0);
+  }
+  if (options_.graphs) {
+    step->rows = PaddedRows(n);
     ids.resize(Size(step->rows), 0);
     seq.resize(Size(step->rows), -1);
     pos.resize(Size(step->rows), 0);
-    rows.resize(Size(step->rows), DecodeRow{-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+    if (pure) {
+      step->decode_rows = step->logit_rows = step->rows;
+      rows.resize(Size(step->rows), DecodeRow{-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
+    }
   }
   device_->CopyIn(ids_.data(), ids.data(), ids.size() * 4);
   device_->CopyIn(seq_.data(), seq.data(), seq.size() * 4);
   device_->CopyIn(pos_.data(), pos.data(), pos.size() * 4);
   device_->CopyIn(rows_.data(), rows.data(), rows.size() * sizeof(DecodeRow));
-  if (!step->all_logits)
-    device_->CopyIn(from_.data(), input.logit_rows.data(), input.logit_rows.size_bytes());
+  if (!step->all_logits) device_->CopyIn(from_.data(), from.data(), from.size() * 4);
   if (step->prompts.empty()) return;
 
   // Append works on the tokens of a logical page together.
@@ -353,39 +384,54 @@ void DeviceModel::PromptAttention(const Step& step, int layer, const KvView& vie
       device_->Prefill(args);
     }
   }
+      args.deterministic = options_.deterministic;
 }
 
 void DeviceModel::Layers(const Step& step, KvCache* cache) {
   const ModelConfig& c = config_;
-  const int n = step.rows, q_width = c.q_heads * c.head_dim;
+  const int n = step.rows;
   float* x = x_.as<float>();
-  uint16_t *normed = normed_.as<uint16_t>(), *qkv = qkv_.as<uint16_t>(),
-           *attended = attended_.as<uint16_t>(), *gate_up = gate_up_.as<uint16_t>(),
-           *activated = activated_.as<uint16_t>();
+// Of the first n rows: normed -> qkv; x += attended W; x += MLP(normed); normed -> logits.
+void DeviceModel::MultiplyQkv(const DeviceWeights::Layer& w, int n) {
+  device_->Matmul({w.qkv.as<uint16_t>(), qkv_width(), config_.hidden, normed_.as<uint16_t>(), n,
+                   qkv_.data(), false, false, options_.deterministic});
+}
+void DeviceModel::MultiplyOut(const DeviceWeights::Layer& w, int n) {
+  device_->Matmul({w.o.as<uint16_t>(), config_.hidden, config_.q_heads * config_.head_dim,
+                   attended_.as<uint16_t>(), n, x_.data(), true, true, options_.deterministic});
+}
+void DeviceModel::Mlp(const DeviceWeights::Layer& w, int n) {
+  const ModelConfig& c = config_;
+  device_->SwiGlu({w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed_.as<uint16_t>(),
+                   n, gate_up_.data(), false, false, options_.deterministic},
+                  activated_.as<uint16_t>());
+  device_->Matmul({w.down.as<uint16_t>(), c.hidden, c.intermediate, activated_.as<uint16_t>(), n,
+                   x_.data(), true, true, options_.deterministic});
+}
+void DeviceModel::MultiplyLogits(int n) {
+  const Block& output = weights_.output.size() > 0 ? weights_.output : weights_.embedding;
+  device_->Matmul({output.as<uint16_t>(), config_.vocab, config_.hidden, normed_.as<uint16_t>(), n,
+                   logits_.data(), true, false, options_.deterministic});
+}
+
+  uint16_t *normed = normed_.as<uint16_t>(), *qkv = qkv_.as<uint16_t>();
   const auto vector = [](const Block& b) { return b.size() > 0 ? b.as<float>() : nullptr; };
 
-  const bool exact = options_.deterministic;
   device_->Embed(weights_.embedding.as<uint16_t>(), ids_.as<int32_t>(), n, c.hidden, x);
   for (int i = 0; i < c.layers; ++i) {
     const DeviceWeights::Layer& w = weights_.layers[Size(i)];
     const KvView view = cache->View(i);
     device_->RmsNorm(x, nullptr, w.attn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    device_->Matmul(
-        {w.qkv.as<uint16_t>(), qkv_width(), c.hidden, normed, n, qkv, false, false, exact});
+    MultiplyQkv(w, n);
     device_->Append({qkv, qkv_width(), false, n, c.q_heads, vector(w.qkv_bias), vector(w.q_norm),
                      vector(w.k_norm), c.rms_eps, rope_.as<float>(), false, seq_.as<int32_t>(),
                      pos_.as<int32_t>(), step.num_groups > 0 ? groups_.as<int32_t>() : nullptr,
                      step.num_groups, cuda::ToDevice(view)});
     if (step.decode_rows > 0) DecodeAttention(step, i, view);
     if (!step.prompts.empty()) PromptAttention(step, i, view);
-    device_->Matmul({w.o.as<uint16_t>(), c.hidden, q_width, attended, n, x, true, true, exact});
-
+    MultiplyOut(w, n);
     device_->RmsNorm(x, nullptr, w.ffn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    device_->SwiGlu({w.gate_up.as<uint16_t>(), 2 * c.intermediate, c.hidden, normed, n, gate_up,
-                     false, false, exact},
-                    activated);
-    device_->Matmul(
-        {w.down.as<uint16_t>(), c.hidden, c.intermediate, activated, n, x, true, true, exact});
+    Mlp(w, n);
   }
   Head(step);
 }
@@ -397,9 +443,7 @@ void DeviceModel::Head(const Step& step) {
   device_->RmsNorm(x_.as<float>(), step.all_logits ? nullptr : from_.as<int32_t>(),
                    weights_.output_norm.as<float>(), c.rms_eps, step.logit_rows, c.hidden,
                    normed_.data(), false);
-  const Block& output = weights_.output.size() > 0 ? weights_.output : weights_.embedding;
-  device_->Matmul({output.as<uint16_t>(), c.vocab, c.hidden, normed_.as<uint16_t>(),
-                   step.logit_rows, logits_.data(), true, false, options_.deterministic});
+  MultiplyLogits(step.logit_rows);
   device_->Argmax(logits_.as<float>(), step.logit_rows, c.vocab, best_.as<int32_t>());
 }
 
@@ -446,29 +490,6 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
   for (int r = 0; r < logits.rows; ++r)
     device_->CopyOut(logits.Row(r), logits_.data() + int64_t{r} * config_.vocab * 4,
                      Size(config_.vocab) * 4);
-}
-
-// The device's lists have the runner's capacity, a sequence's its own.
-void DeviceModel::SaveSelection(int slot, SelectionState* state) {
-  if (state->local_begin < 0) return;
-  const size_t lists = Size(int64_t{config_.layers} * this->lists());
-  std::vector<int32_t> all(lists * Size(list_capacity_));
-  device_->CopyOut(state->counts.data(), counts_.data() + Size(slot) * lists * 4, lists * 4);
-  device_->CopyOut(all.data(), lists_.data() + Size(slot) * all.size() * 4, all.size() * 4);
-  for (size_t l = 0; l < lists; ++l)
-    std::copy_n(all.data() + l * Size(list_capacity_), std::min(state->capacity, list_capacity_),
-                state->lists.data() + l * Size(state->capacity));
-}
-
-void DeviceModel::LoadSelection(int slot, const SelectionState& state) {
-  if (state.local_begin < 0) return;
-  const size_t lists = Size(int64_t{config_.layers} * this->lists());
-  std::vector<int32_t> all(lists * Size(list_capacity_));
-  for (size_t l = 0; l < lists; ++l)
-    std::copy_n(state.lists.data() + l * Size(state.capacity),
-                std::min(state.capacity, list_capacity_), all.data() + l * Size(list_capacity_));
-  device_->CopyIn(counts_.data() + Size(slot) * lists * 4, state.counts.data(), lists * 4);
-  device_->CopyIn(lists_.data() + Size(slot) * all.size() * 4, all.data(), all.size() * 4);
 }
 
 }  // namespace lserve

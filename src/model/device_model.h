@@ -58,12 +58,17 @@ class DeviceModel : public ModelRunner {
                        const Device& device, const DeviceModelOptions& options);
 
   void UploadRope();
+  void MeasureProducts();
   void UploadStep(const StepInput& input, Planner* planner, Step* step);
   void PlanPrompts(const StepInput& input, Planner* planner, Step* step);
   void Layers(const Step& step, KvCache* cache);
   void DecodeAttention(const Step& step, int layer, const KvView& view);
   void PromptAttention(const Step& step, int layer, const KvView& view);
   void Head(const Step& step);
+  void MultiplyQkv(const DeviceWeights::Layer& w, int n);
+  void MultiplyOut(const DeviceWeights::Layer& w, int n);
+  void Mlp(const DeviceWeights::Layer& w, int n);
+  void MultiplyLogits(int n);
 
   int lists() const { return shared_ ? config_.kv_heads : config_.q_heads; }
   int qkv_width() const { return (config_.q_heads + 2 * config_.kv_heads) * config_.head_dim; }

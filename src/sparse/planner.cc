@@ -7,8 +7,13 @@
 namespace lserve {
 
 struct Planner::Impl {
-  Impl(const SparsityConfig& config, const std::vector<HeadMap>* maps, int q_heads_per_kv, int tile)
-      : cfg(config), layers(*maps), group(q_heads_per_kv), prefill_tile(tile) {}
+  Impl(const SparsityConfig& config, const std::vector<HeadMap>* maps, int q_heads_per_kv, int tile,
+       bool by_chunk)
+      : cfg(config),
+        layers(*maps),
+        group(q_heads_per_kv),
+        prefill_tile(tile),
+        tiles_by_chunk(by_chunk) {}
 
   // A decode step of a sequence that reads selected pages only.
   struct Selected {
@@ -32,6 +37,7 @@ struct Planner::Impl {
   const SparsityConfig cfg;
   const std::vector<HeadMap>& layers;
   const int group, prefill_tile;
+  const bool tiles_by_chunk;
 
   std::vector<SeqStep> steps;
   std::vector<Selected> selected;  // by step
@@ -45,8 +51,8 @@ struct Planner::Impl {
 };
 
 Planner::Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group,
-                 int prefill_tile)
-    : impl_(std::make_unique<Impl>(config, layers, group, prefill_tile)) {}
+                 int prefill_tile, bool tiles_by_chunk)
+    : impl_(std::make_unique<Impl>(config, layers, group, prefill_tile, tiles_by_chunk)) {}
 Planner::~Planner() = default;
 
 Status Planner::Check(const SparsityConfig& c) {
@@ -191,9 +197,8 @@ void Planner::Impl::AddTiles(int layer, int kv_head, size_t index) {
   const int heads = cfg.shared_lists ? group : 1;
   VisitCount& count = visits[index];
   for (int q = 0; q < step.q_len;) {
-    // Tiles of a prompt begin at multiples of the tile length, wherever the chunk begins.
-    const int pos = step.pos + q,
-              q_len = std::min(step.q_len - q, prefill_tile - pos % prefill_tile);
+    const int pos = step.pos + q, inside = tiles_by_chunk ? 0 : pos % prefill_tile;
+    const int q_len = std::min(step.q_len - q, prefill_tile - inside);
     for (int h = 0; h < group; h += heads) {
       Tile tile{step.slot,
                 kv_head * group + h,

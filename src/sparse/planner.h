@@ -59,9 +59,11 @@ struct VisitCount {
 
 class Planner {
  public:
-  // `prefill_tile`: most queries of a tile. The maps must outlive the planner.
+  // `prefill_tile`: most queries of a tile. Tiles of a prompt begin at multiples of it, wherever
+  // chunks begin, or, with `tiles_by_chunk`, at the chunk: fewer of them, and what they compute
+  // depends on the chunks in its last bits. The maps must outlive the planner.
   Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group,
-          int prefill_tile);
+          int prefill_tile, bool tiles_by_chunk = false);
   ~Planner();
 
   // Errors name the setting. Checked where settings enter the program.

@@ -78,6 +78,38 @@ TEST(Scheduler, TimeIsSharedByCost) {
   EXPECT_EQ(d.tokens[1], 1536);
 }
 
+// What a chunk costs however short it is comes off the time before its tokens do.
+TEST(Scheduler, TakingPartCostsTime) {
+  std::vector<Candidate> all = {Prompt(0, 100000), Decoding(1)};
+  all[0].token_seconds = 1e-4;
+  all[0].start_seconds = 6e-3;
+  StepBudget budget = Budget(2048);
+  budget.seconds = 0.032;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 256) << "26 ms of 32";
+  budget.seconds = 0.005;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], kLeastChunk) << "some tokens however late the step is";
+  // Beside a shorter one: a quarter of the time would not even do for the beginning.
+  all.push_back(Prompt(2, 50));
+  all[2].token_seconds = 1e-4;
+  budget.seconds = 0.020;
+  EXPECT_EQ(Schedule(all, budget).tokens, (std::vector<int>{64, 1, 50}));
+}
+
+TEST(Scheduler, RowsFillTiles) {
+  StepBudget budget = Budget(2048);
+  budget.unit = 128;
+  budget.seconds = 0.1;
+  std::vector<Candidate> all = {Prompt(0, 100000), Decoding(1), Decoding(2)};
+  all[0].token_seconds = 1e-4;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 896);
+  budget.fit_rows = true;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 894) << "and two of answers";
+  all[0].remaining_prompt = 900;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 900) << "the end of a prompt is not put off";
+  budget.seconds = 0.01;
+  EXPECT_EQ(Schedule(all, budget).tokens[0], 64) << "too little for a tile";
+}
+
 TEST(Scheduler, AgeCountsAsWorkDone) {
   std::vector<Candidate> all = {Prompt(0, 50000), Prompt(1, 2000), Prompt(2, 300)};
   EXPECT_EQ(Schedule(all, Budget(400)).tokens[2], 300);

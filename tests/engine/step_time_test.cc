@@ -39,6 +39,31 @@ TEST(StepTime, FindsTheCosts) {
   EXPECT_NEAR(time.RowSeconds(20000), 3e-4 + 2e-9 * 20000, 4e-5);
 }
 
+// A long history costs a chunk of any length the same, and that is not taken for the price of its
+// tokens: chunks would become ever shorter.
+TEST(StepTime, TellsTheContextFromTheTokens) {
+  StepTime time;
+  std::mt19937 random(3);
+  const auto cost = [](const StepWork& w) {
+    return 0.008 + 2e-5 * w.rows + 4e-10 * w.keys_read + 5e-8 * w.context;
+  };
+  int position = 0;
+  for (int i = 0; i < 300; ++i) {
+    StepWork w;
+    w.rows = 4;
+    w.keys_read = 4 * 4096;
+    if (i % 10 != 0) {
+      w.prompt_rows = 64 + static_cast<int>(random() % 8) * 64;
+      w.rows += w.prompt_rows;
+      w.keys_read += w.prompt_rows * static_cast<double>(position);
+      w.context = position += w.prompt_rows;
+    }
+    time.Observe(w, cost(w) * (0.98 + 0.04 * static_cast<double>(random() % 1000) / 1000));
+  }
+  EXPECT_NEAR(time.PromptSeconds(position) / (5e-8 * position), 1, 0.3);
+  EXPECT_NEAR(time.RowSeconds(position) / (2e-5 + 4e-10 * position), 1, 0.15);
+}
+
 TEST(StepTime, FollowsAChange) {
   StepTime time;
   for (int i = 0; i < 100; ++i) time.Observe({1, 0, 1000}, 0.01);

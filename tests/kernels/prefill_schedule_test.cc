@@ -24,8 +24,23 @@ struct Plan {
     t.run_end = static_cast<int32_t>(runs.size());
     tiles.push_back(t);
   }
+  PrefillSchedule Schedule(const PrefillScheduleOptions& options) const {
+    return SchedulePrefill(tiles, runs.data(), options);
+  }
   std::vector<int32_t> Order(int group, int heads_per_section) const {
-    return PrefillOrder(tiles, runs.data(), group, heads_per_section);
+    PrefillScheduleOptions options;
+    options.group = group;
+    options.heads_per_section = heads_per_section;
+    std::vector<int32_t> order;
+    for (const PrefillPiece& p : Schedule(options).pieces) {
+      EXPECT_EQ(p.blocks, kWholeTile);
+      EXPECT_EQ(p.part, -1);
+      const Tile& tile = tiles[static_cast<size_t>(p.tile)];
+      EXPECT_EQ(p.run, tile.run_end - 1);
+      EXPECT_EQ(p.count, runs[static_cast<size_t>(p.run)].count);
+      order.push_back(p.tile);
+    }
+    return order;
   }
 };
 
@@ -74,6 +89,98 @@ TEST(PrefillOrder, EveryTileOnceWithHeadsOfPartOfAGroup) {
     ASSERT_EQ(order.size(), plan.tiles.size());
     for (int i = 0; i < 1000; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
   }
+}
+
+// What a piece takes, as the kernel walks it.
+std::vector<int32_t> Blocks(const Plan& plan, const PrefillPiece& piece) {
+  std::vector<int32_t> blocks;
+  const Tile& tile = plan.tiles[static_cast<size_t>(piece.tile)];
+  Run run = plan.runs[static_cast<size_t>(piece.run)];
+  run.count = piece.count;
+  int left = piece.blocks;
+  for (int r = piece.run; left > 0;) {
+    blocks.push_back(run.first + --run.count);
+    --left;
+    if (run.count == 0) {
+      if (--r < tile.run_begin) break;
+      run = plan.runs[static_cast<size_t>(r)];
+    }
+  }
+  return blocks;
+}
+
+// Pieces of a tile take every block of its list once, newest first; parts are numbered without
+// gaps; no processor's share is much larger than another's.
+TEST(SchedulePrefill, PiecesOfFewLongTiles) {
+  std::mt19937 random(9);
+  for (int round = 0; round < 200; ++round) {
+    Plan plan;
+    const int kv_heads = 1 + static_cast<int>(random() % 8), tiles = 1 + round % 6;
+    const bool sparse = round % 3 == 0;
+    for (int t = 0; t < tiles; ++t)
+      for (int h = 0; h < kv_heads; ++h) {
+        Tile tile{};
+        tile.head = 4 * h;
+        tile.run_begin = static_cast<int32_t>(plan.runs.size());
+        const int blocks = random() % 2 ? 1 + static_cast<int>(random() % 150) : 2048;
+        for (int b = 0; sparse && b < blocks; b += 7)
+          plan.runs.push_back({b, 1 + static_cast<int32_t>(random() % 6), 0});
+        if (!sparse) plan.runs.push_back({0, blocks, 0});
+        plan.runs.push_back({blocks + 7, 2, 1});
+        tile.run_end = static_cast<int32_t>(plan.runs.size());
+        plan.tiles.push_back(tile);
+      }
+    PrefillScheduleOptions options;
+    options.group = options.heads_per_tile = 4;
+    options.processors = 132;
+    const PrefillSchedule schedule = plan.Schedule(options);
+    std::vector<PrefillMerge> merges(plan.tiles.size(), PrefillMerge{-1, 0, 0});
+    int parts = 0;
+    for (const PrefillMerge& m : schedule.merges) {
+      EXPECT_EQ(m.part, parts);
+      EXPECT_GE(m.parts, 2);
+      parts += m.parts;
+      merges[static_cast<size_t>(m.tile)] = m;
+    }
+    EXPECT_EQ(parts, schedule.num_parts);
+    EXPECT_LE(parts * options.heads_per_tile, MostPrefillParts(options.processors));
+    std::vector<std::vector<std::vector<int32_t>>> pieces(plan.tiles.size());
+    size_t all = 0, longest = 0;
+    for (const PrefillPiece& p : schedule.pieces) {
+      const size_t tile = static_cast<size_t>(p.tile);
+      const std::vector<int32_t> blocks = Blocks(plan, p);
+      all += 4 * blocks.size();
+      longest = std::max(longest, blocks.size());
+      ASSERT_EQ(p.part < 0, merges[tile].tile < 0);
+      const size_t at = p.part < 0 ? 0 : static_cast<size_t>(p.part - merges[tile].part);
+      if (pieces[tile].size() <= at) pieces[tile].resize(at + 1);
+      ASSERT_TRUE(pieces[tile][at].empty());
+      pieces[tile][at] = blocks;
+    }
+    for (size_t t = 0; t < plan.tiles.size(); ++t) {
+      std::vector<int32_t> got, want;
+      for (const auto& piece : pieces[t]) got.insert(got.end(), piece.begin(), piece.end());
+      for (int r = plan.tiles[t].run_end; r-- > plan.tiles[t].run_begin;) {
+        const auto& run = plan.runs[static_cast<size_t>(r)];
+        for (int b = run.count; b-- > 0;) want.push_back(run.first + b);
+      }
+      EXPECT_EQ(got, want);
+    }
+    EXPECT_LE(longest, std::max<size_t>(26, all / 132 * 6 / 10 + 2)) << round;
+  }
+}
+
+// A prompt in large chunks fills the GPU with whole tiles.
+TEST(SchedulePrefill, ManyTilesStayWhole) {
+  Plan plan;
+  for (int tile = 0; tile < 64; ++tile)
+    for (int h = 0; h < 8; ++h) plan.Add(4 * h, h % 2 ? 1900 + 2 * tile : 130);
+  PrefillScheduleOptions options;
+  options.group = options.heads_per_tile = 4;
+  options.processors = 132;
+  const PrefillSchedule schedule = plan.Schedule(options);
+  EXPECT_EQ(schedule.pieces.size(), plan.tiles.size());
+  EXPECT_TRUE(schedule.merges.empty());
 }
 
 }  // namespace

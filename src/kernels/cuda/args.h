@@ -49,6 +49,7 @@ struct PrefillArgs {
   int dim;            // 64 or 128
   int first_kv_head;  // scratch head 0 is this KV head of the model
   float scale;
+  bool deterministic;    // no tile is cut into pieces, however few there are
   std::byte* workspace;  // PrefillWorkspace bytes
 };
 

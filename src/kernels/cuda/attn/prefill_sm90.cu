@@ -1,11 +1,11 @@
 // Block-sparse prefill attention for Hopper: docs/kernels/prefill.md.
 //
 // A CTA is one producer warpgroup and two or three consumer warpgroups of 64 query rows each, all
-// of one query head. CTAs are persistent and take work items (tile, head), longest first, from a
-// counter. The producer walks the tile's runs from the newest block back and copies two listed
-// 64-token slices, adjacent or not, into each 128-token stage of K and of V. A consumer overlaps
-// the softmax of a stage with its products P V of the stage before, and the warpgroups take turns
-// in issuing products.
+// of one query head. CTAs are persistent and take work items (tile or piece of one, head), longest
+// first, from a counter. The producer walks the tile's runs from the newest block back and copies
+// two listed 64-token slices, adjacent or not, into each 128-token stage of K and of V. A consumer
+// overlaps the softmax of a stage with its products P V of the stage before, and the warpgroups
+// take turns in issuing products.
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
@@ -120,15 +120,17 @@ cudaError_t Launch(const PrefillArgs& args, cudaStream_t stream) {
                 {C::kDim, kStripChannels, args.head_stride},
                 {kStripChannels, kBlockTokens, C::kStrips, 1}, &v_map);
   if (!encoded) return cudaErrorInvalidValue;
-  if (const cudaError_t e = QueuePrefill(args, stream); e != cudaSuccess) return e;
+  QueuedPrefill queued;
+  if (const cudaError_t e = QueuePrefill(args, stream, &queued); e != cudaSuccess) return e;
   KernelArgs kernel{};
   kernel.out = args.out;
   kernel.lse = args.lse;
   kernel.out_stride = args.out_stride;
   kernel.tiles = args.tiles;
   kernel.runs = args.runs;
-  kernel.queue = reinterpret_cast<PrefillQueue*>(args.workspace);
-  kernel.num_items = args.num_tiles * shape.heads_per_tile;
+  kernel.queue = queued.queue;
+  kernel.parts = queued.parts;
+  kernel.num_items = queued.num_pieces * shape.heads_per_tile;
   kernel.heads_per_tile = shape.heads_per_tile;
   kernel.group = shape.num_q_heads / shape.num_kv_heads;
   kernel.first_kv_head = args.first_kv_head;
@@ -143,7 +145,8 @@ cudaError_t Launch(const PrefillArgs& args, cudaStream_t stream) {
   PrefillKernel<C>
       <<<std::min(Facts().processors, kernel.num_items), C::kThreads, kShared, stream>>>(
           q_map, k_map, v_map, kernel);
-  return cudaGetLastError();
+  if (const cudaError_t e = cudaGetLastError(); e != cudaSuccess) return e;
+  return MergePrefill(args, queued, stream);
 }
 
 using Config128 = Config<128, 2, 2>;

@@ -88,18 +88,28 @@ __device__ __forceinline__ void StoreOutput(const float (&o)[C::kDim / 2], const
     values[i] = *reinterpret_cast<const uint4*>(stage + chunk / 8 * C::kQStrip + r * kRowBytes +
                                                 ((chunk % 8) ^ (r % 8)) * 16);
   }
-  Bf16* out = args.out + first * args.out_stride + work.head * C::kDim + chunk * 8;
-  float* lse_out = args.lse == nullptr ? nullptr : args.lse + first * args.num_q_heads + work.head;
+  // A part's rows lie elsewhere and are not the model's. Selected, not branched to: a branch around
+  // the accumulators makes the assembler serialise the products.
+  const bool whole = work.part < 0;
+  const int64_t first_part = int64_t{work.part} * args.parts.rows + warp_row;
+  const int64_t stride = whole ? args.out_stride : C::kDim;
+  Bf16* out = (whole ? args.out + first * stride + work.head * C::kDim
+                     : args.parts.out + first_part * stride) +
+              chunk * 8;
+  const int64_t lse_stride = whole ? args.num_q_heads : 1;
+  float* lse_out = !whole                ? args.parts.lse + first_part
+                   : args.lse == nullptr ? nullptr
+                                         : args.lse + first * lse_stride + work.head;
   done();
 #pragma unroll
   for (int i = 0; i < 16 / kStep; ++i) {
     const int r = i * kStep + lane / kChunks;
-    if (r < valid) *reinterpret_cast<uint4*>(out + r * args.out_stride) = values[i];
+    if (r < valid) *reinterpret_cast<uint4*>(out + r * stride) = values[i];
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r)
     if (lse_out != nullptr && lane % 4 == 0 && row + 8 * r < valid)
-      lse_out[(row + 8 * r) * args.num_q_heads] = lse[r];
+      lse_out[(row + 8 * r) * lse_stride] = lse[r];
 }
 
 template <class C>

@@ -22,10 +22,16 @@ __device__ void Schedule(Shared<C>& s, const KernelArgs& args) {
     Work& work = s.work[q.index];
     const bool some = item < args.num_items;
     if (some) {
-      const Tile tile = args.tiles[args.queue->order[item / args.heads_per_tile]];
+      const PrefillPiece piece = args.queue->pieces[item / args.heads_per_tile];
+      const int head = item % args.heads_per_tile;
+      Tile tile = args.tiles[piece.tile];
+      tile.run_end = piece.run + 1;
       work.tile = tile;
-      work.newest = args.runs[tile.run_end - 1];
-      work.head = tile.head + item % args.heads_per_tile;
+      work.newest = args.runs[piece.run];
+      work.newest.count = piece.count;
+      work.blocks = piece.blocks;
+      work.head = tile.head + head;
+      work.part = piece.part < 0 ? -1 : piece.part * args.heads_per_tile + head;
     } else {
       work.head = -1;
     }
@@ -66,6 +72,7 @@ __device__ void Produce(Shared<C>& s, const KernelArgs& args, const CUtensorMap&
     int run_index = work.tile.run_end - 1;
     Run run = work.newest;
     Run before = run_index > run_begin ? args.runs[run_index - 1] : Run{};
+    int blocks = work.blocks;
     bool asked = false;
     for (bool last = false; !last; kv.Next()) {
       Stage stage;
@@ -79,14 +86,16 @@ __device__ void Produce(Shared<C>& s, const KernelArgs& args, const CUtensorMap&
         }
         stage.first[slice] = (run.first + run.count - 1) * kBlockTokens;
         stage.masked |= run.masked;
+        last = --blocks == 0;
         if (--run.count == 0) {
-          last = --run_index < run_begin;
+          last |= --run_index < run_begin;
           run = before;
           if (run_index > run_begin) before = args.runs[run_index - 1];
         }
       }
       stage.last = last;
-      if (!asked && (last || (run_index - run_begin <= kAskRuns && run.count <= kAskBlocks))) {
+      if (!asked && (last || blocks <= kAskBlocks ||
+                     (run_index - run_begin <= kAskRuns && run.count <= kAskBlocks))) {
         asked = true;
         ptx::BarrierArrive(ptx::SharedAddress(&s.wanted));
       }

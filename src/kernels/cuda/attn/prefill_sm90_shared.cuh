@@ -36,7 +36,9 @@ struct Config {
 struct Work {
   Tile tile;
   Run newest;
-  int head;  // -1: no more items
+  int blocks;  // that the item takes of the list, from `newest` back; at most
+  int head;    // -1: no more items
+  int part;    // (part, head of the tile) that it writes, or -1: the tile's rows
 };
 
 // What they must know of a stage.
@@ -65,6 +67,7 @@ struct KernelArgs {
   const Tile* tiles;
   const Run* runs;
   PrefillQueue* queue;
+  PrefillParts parts;
   int num_items, heads_per_tile, group, first_kv_head, num_q_heads;
   float scale;
 };

@@ -8,7 +8,8 @@ namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
 constexpr int kCandidates = 8, kRepetitions = 5;
-constexpr int kUsualLength = 512;  // rows that deterministic products choose their algorithm for
+constexpr int kMeasuredRows = 2048;  // up to so many every length is measured
+constexpr int kUsualLength = 512;    // rows that deterministic products choose their algorithm for
 
 std::string Failed(const char* what, const MatmulArgs& a, int status) {
   return std::string("cublasLt: ") + what + " of a product [" + std::to_string(a.n) + " x " +
@@ -80,9 +81,9 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
   c->algorithm = found[0].algo;
 
   // Which is fastest cannot be predicted where a product is bound by reading the weights once; for
-  // odd lengths the library's first choice is good enough. Trials write to scratch: an accumulating
-  // one would add to y.
-  if (a.n > 128 && a.n % 512 != 0) return "";
+  // long products of odd lengths the first choice is good enough. Trials write to scratch: an
+  // accumulating one would add to y.
+  if (a.n > kMeasuredRows && a.n % 512 != 0) return "";
   void* y = nullptr;
   const size_t bytes = static_cast<size_t>(a.n) * static_cast<size_t>(a.rows) * (a.wide ? 4 : 2);
   if (cudaMalloc(&y, bytes) != cudaSuccess) {

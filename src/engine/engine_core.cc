@@ -179,11 +179,11 @@ void EngineCore::Step() {
   }
   const Clock::time_point before = Clock::now();
   Run(&parts);
+  // A device may still be at it. What it says of its health is asked for again after the step.
+  (void)runner_->Health();
   counters_.computed_tokens += work.rows;
   step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));
-  // A device may still be at it. What it says of its health is asked for again after the step.
-  (void)runner_->Health();
   counters_.selector_runs = planner_->selector_runs();
   SaveSome(kSaveBytes);
   DropFinished();

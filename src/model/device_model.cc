@@ -173,9 +173,9 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     m->max_blocks_ = s.max_blocks;
     m->heads_at_once_ = s.heads_at_once;
     m->UploadRope();
+    m->MeasureProducts();
     if (Status status = device->Synchronize(); !status.ok()) return status;
     return m;
-    m->MeasureProducts();
   } catch (const std::bad_alloc&) {
     return ResourceExhausted(
         "backend cuda: the workspace of {} tokens a step and {} of context takes {:.2f} GiB, "
@@ -200,8 +200,6 @@ void DeviceModel::UploadRope() {
   }
 }
 
-void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* step) {
-  std::vector<DecodeRow> rows;
 // The first product of a shape chooses its algorithm, which is not to happen while somebody waits
 // for a token. Larger steps than these take long anyway.
 void DeviceModel::MeasureProducts() {
@@ -217,6 +215,8 @@ void DeviceModel::MeasureProducts() {
   }
 }
 
+void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* step) {
+  std::vector<DecodeRow> rows;
   int single = 0;
   for (size_t i = 0; i < input.sequences.size(); ++i) {
     const SeqStep& s = input.sequences[i];
@@ -380,17 +380,13 @@ void DeviceModel::PromptAttention(const Step& step, int layer, const KvView& vie
       args.dim = config_.head_dim;
       args.first_kv_head = first_head;
       args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+      args.deterministic = options_.deterministic;
       args.workspace = workspace_.data();
       device_->Prefill(args);
     }
   }
-      args.deterministic = options_.deterministic;
 }
 
-void DeviceModel::Layers(const Step& step, KvCache* cache) {
-  const ModelConfig& c = config_;
-  const int n = step.rows;
-  float* x = x_.as<float>();
 // Of the first n rows: normed -> qkv; x += attended W; x += MLP(normed); normed -> logits.
 void DeviceModel::MultiplyQkv(const DeviceWeights::Layer& w, int n) {
   device_->Matmul({w.qkv.as<uint16_t>(), qkv_width(), config_.hidden, normed_.as<uint16_t>(), n,
@@ -414,6 +410,10 @@ void DeviceModel::MultiplyLogits(int n) {
                    logits_.data(), true, false, options_.deterministic});
 }
 
+void DeviceModel::Layers(const Step& step, KvCache* cache) {
+  const ModelConfig& c = config_;
+  const int n = step.rows;
+  float* x = x_.as<float>();
   uint16_t *normed = normed_.as<uint16_t>(), *qkv = qkv_.as<uint16_t>();
   const auto vector = [](const Block& b) { return b.size() > 0 ? b.as<float>() : nullptr; };
 

@@ -151,6 +151,13 @@ void EngineFlags::AddTo(CLI::App* app) {
                   text("newest pages that retrieval heads always read"))
       ->capture_default_str()
       ->group("Sparse attention");
+  app->add_option(
+         "--page-score", page_score,
+         text("what ranks the pages of retrieval heads: keys, the best stored key (exact); "
+              "or bounds, the best bound by key statistics (reads less, finds less)"))
+      ->check(CLI::IsMember({"keys", "bounds"}))
+      ->capture_default_str()
+      ->group("Sparse attention");
   app->add_option("--logical-page", s.logical_page,
                   text("tokens that share key statistics: 16, 32 or 64"))
       ->capture_default_str()
@@ -210,6 +217,7 @@ Result<EngineOptions> EngineFlags::Finish() {
   if (!types.ok()) return InvalidArgument("--kv: {}", types.status().message());
   engine.kv = *types;
   engine.sparsity.mode = attention == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
+  engine.sparsity.page_score = page_score == "keys" ? PageScore::kKeys : PageScore::kBounds;
   engine.weights_bf16 = weights == "bf16";
   if (!engine.random_weights.empty()) return engine;  // no model is read
   Result<std::string> path = FindModel(engine.model);

@@ -16,6 +16,7 @@ struct EngineFlags {
   EngineOptions engine;
   std::string kv = "kv16";
   std::string attention = "lserve";
+  std::string page_score = "keys";
   std::string weights = "stored";
 
   // Adds every engine flag to `app`, grouped, with help a newcomer can work from. *this must

@@ -43,11 +43,12 @@ std::string KvIdentity(const ModelFiles& files, const EngineOptions& options,
   const SparsityConfig& s = options.sparsity;
   return fmt::format(
       "format {}; weights {}; {}; rope {}; kv {} statistics {}; heads {}; prefill {} {}; decode {} "
-      "{}, selector {} {} {} {} {}; backend {}",
+      "{}, selector {} {} {} {} {} {}; backend {}",
       kFormat, WeightsOf(files, options), options.weights_bf16 ? "bf16" : "stored",
       RopeOf(files.config.rope, max_context), kv.codec.name(), kv.stats.logical_tokens, heads,
       s.prefill_sink, s.prefill_local, s.decode_sink, s.decode_local, s.selector_sink_pages,
-      s.selector_local_pages, s.reuse_interval, s.dense_below, s.shared_lists, options.backend);
+      s.selector_local_pages, s.reuse_interval, s.dense_below, s.shared_lists,
+      static_cast<int>(s.page_score), options.backend);
 }
 
 }  // namespace lserve

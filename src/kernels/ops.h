@@ -12,6 +12,7 @@
 #include "core/thread_pool.h"
 #include "plan/attn_plan.h"
 #include "plan/kv_view.h"
+#include "plan/page_score.h"
 
 namespace lserve {
 
@@ -58,13 +59,15 @@ struct SelectJob {
   int32_t* count;  // out: min(k, end_block - first_block)
 };
 
-// Score of a block for one head: max over its logical pages of S_l = sum_i max(q_i * min_i, q_i *
-// max_i), an upper bound of every q.k in it. A shared list ranks by max over heads of (S / sqrt(D)
-// - lse), lse over the ranked blocks of that head. Score descending, then block ascending.
+// Score S of a block for one head: kKeys, max over its 64 keys of q.k as stored; kBounds, max over
+// its logical pages of sum_i max(q_i * min_i, q_i * max_i), an upper bound of every q.k in it. A
+// shared list ranks by max over heads of (S / sqrt(D) - lse), lse over the ranked blocks of that
+// head. Score descending, then block ascending. Backends round q to bf16 for kKeys.
 struct SelectArgs {
   Mat q;  // [rows][q heads * D], rotated
   std::span<const SelectJob> jobs;
   KvView view;
+  PageScore score = PageScore::kBounds;
 };
 
 struct AttentionArgs {

@@ -140,7 +140,8 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
       ops_->RmsNorm(heads_of(k), layer.k_norm.data(), c.rms_eps, heads_of(k));
     }
     ops_->Append({q, k, v, rope, input.seq, input.pos, view});
-    if (const auto jobs = planner->SelectJobs(i); !jobs.empty()) ops_->Select({q, jobs, view});
+    if (const auto jobs = planner->SelectJobs(i); !jobs.empty())
+      ops_->Select({q, jobs, view, planner->config().page_score});
     const AttnPlan plan = planner->Plan(i);
     ops_->Attention(
         {q, attended, &plan, view, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), nullptr});

@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "plan/page_score.h"
+
 namespace lserve {
 
 enum class AttentionMode { kDense, kLserve };
@@ -19,8 +21,9 @@ struct SparsityConfig {
   int budget = 4096;
   int selector_sink_pages = 1;   // pages at the start that a retrieval head always reads
   int selector_local_pages = 4;  // newest pages (the open one included) that it always reads
-  int logical_page = 16;         // tokens a set of key statistics covers: 16, 32 or 64
-  int reuse_interval = 4;        // decode steps that share one selection (C)
+  PageScore page_score = PageScore::kKeys;
+  int logical_page = 16;    // tokens a set of key statistics covers: 16, 32 or 64
+  int reuse_interval = 4;   // decode steps that share one selection (C)
   int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
   // One list a KV head; false: one a query head, as in the paper.
   bool shared_lists = true;

@@ -1,4 +1,4 @@
-// Selection of every backend against scores computed here from the statistics.
+// Selection of every backend against scores computed here from the statistics, or from the keys.
 //
 // Backends may sum a score in another order, so two blocks whose scores agree to a few units of
 // float may change places. The rule for all of them (A12.g): the smallest chosen score is at least
@@ -28,11 +28,13 @@ using testing::Shared;
 struct SelectCase {
   int dim, group, logical_tokens;
   bool shared;  // one list a KV head, or one a query head
+  PageScore score;
+  KvType kv;
 };
 
 void PrintTo(const SelectCase& c, std::ostream* out) {
   *out << "d" << c.dim << " g" << c.group << " logical " << c.logical_tokens
-       << (c.shared ? " shared" : " single");
+       << (c.shared ? " shared" : " single") << (c.score == PageScore::kKeys ? " keys" : " bounds");
 }
 
 constexpr int kKvHeads = 2, kBlocks = 70;
@@ -42,8 +44,7 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
   SelectTest()
       : c_(GetParam()),
         kv_(HeadMap(std::vector<HeadClass>(kKvHeads, HeadClass::kRetrieval)),
-            KvCodec(KvType::kKv16, KvType::kKv16, c_.dim), KeyStats{c_.logical_tokens, c_.dim}, 2,
-            kBlocks, 9),
+            KvCodec(c_.kv, c_.kv, c_.dim), KeyStats{c_.logical_tokens, c_.dim}, 2, kBlocks, 9),
         q_(2, kKvHeads * c_.group * c_.dim, 4) {
     std::mt19937_64 random(3);
     FillNormal(q_.mat, 1, &random);
@@ -60,13 +61,15 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
     }
   }
 
-  // Statistics of a block of `tokens` random keys.
+  // Keys of a block of `tokens` random ones, and their statistics.
   void Fold(int slot, int h, int block, int tokens, std::mt19937_64* random) {
     uint16_t* stats = kv_.view().Stats(slot, h, block);
     kv_.view().stats.Reset(stats);
     Matrix key(1, c_.dim);
     for (int t = 0; t < tokens; ++t) {
       FillNormal(key.mat, 1, random);
+      kv_.view().codec.EncodeK(key.mat.Row(0), t, kv_.view().Slice(slot, h, block));
+      kv_.view().codec.DecodeK(kv_.view().Slice(slot, h, block), t, key.mat.Row(0));
       kv_.view().stats.Fold(key.mat.Row(0), t, stats);
     }
   }
@@ -81,19 +84,32 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
       std::vector<double> s(n, -1e300);
       double mass_of_head = 0;
       for (size_t b = 0; b < n; ++b) {
-        const uint16_t* stats =
-            kv_.view().Stats(job.seq, job.head / c_.group, job.first_block + static_cast<int>(b));
-        for (int page = 0; page < kBlockTokens / c_.logical_tokens; ++page, stats += 2 * c_.dim) {
-          if (FromBf16(stats[0]) == std::numeric_limits<float>::infinity()) continue;
+        const int kv_head = job.head / c_.group, block = job.first_block + static_cast<int>(b);
+        const float* q = q_.mat.Row(job.row) + h * c_.dim;
+        const auto add = [&](auto term) {  // of a channel
           double sum = 0, mass = 0;
           for (int i = 0; i < c_.dim; ++i) {
-            const double q = q_.mat.Row(job.row)[h * c_.dim + i];
-            const double term = std::max(q * FromBf16(stats[i]), q * FromBf16(stats[c_.dim + i]));
-            sum += term;
-            mass += std::abs(term);
+            sum += term(i);
+            mass += std::abs(term(i));
           }
           s[b] = std::max(s[b], sum);
           mass_of_head = std::max(mass_of_head, mass);
+        };
+        if (c_.score == PageScore::kKeys) {
+          std::vector<float> key(static_cast<size_t>(c_.dim));
+          for (int t = 0; t < kBlockTokens; ++t) {
+            kv_.view().codec.DecodeK(kv_.view().Slice(job.seq, kv_head, block), t, key.data());
+            add([&](int i) { return static_cast<double>(q[i]) * key[static_cast<size_t>(i)]; });
+          }
+          continue;
+        }
+        const uint16_t* stats = kv_.view().Stats(job.seq, kv_head, block);
+        for (int page = 0; page < kBlockTokens / c_.logical_tokens; ++page, stats += 2 * c_.dim) {
+          if (FromBf16(stats[0]) == std::numeric_limits<float>::infinity()) continue;
+          add([&](int i) {
+            return std::max(static_cast<double>(q[i]) * FromBf16(stats[i]),
+                            static_cast<double>(q[i]) * FromBf16(stats[c_.dim + i]));
+          });
         }
       }
       double lse = 0;
@@ -107,7 +123,7 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
         lse = top + std::log(sum);
       }
       for (size_t b = 0; b < n; ++b) best[b] = std::max(best[b], s[b] - lse);
-      *epsilon = std::max(*epsilon, 1e-5 * mass_of_head);
+      *epsilon = std::max(*epsilon, Rounding() * mass_of_head);
     }
     return best;
   }
@@ -123,7 +139,7 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
     for (int j = 0; j < count_jobs; ++j)
       jobs.push_back({slot, slot, j * heads, heads, first, end, k, lists.data() + j * room,
                       counts.data() + j});
-    Shared(backend, threads).Select({q_.mat, jobs, kv_.view()});
+    Shared(backend, threads).Select({q_.mat, jobs, kv_.view(), c_.score});
 
     std::vector<std::vector<int32_t>> result;
     for (int j = 0; j < count_jobs; ++j) {
@@ -146,6 +162,11 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
       EXPECT_GE(lowest, highest - epsilon) << backend << " job " << j;
     }
     return result;
+  }
+
+  // Of a score, in units of its terms' absolute sum.
+  double Rounding() const {
+    return c_.score == PageScore::kKeys && c_.kv != KvType::kKv16 ? 2e-3 : 1e-5;
   }
 
   const SelectCase c_;
@@ -177,9 +198,12 @@ TEST_P(SelectTest, RangesThatAreSmallOrEmpty) {
 TEST_P(SelectTest, TiesGoToTheLowerBlock) {
   for (int h = 0; h < kKvHeads; ++h)
     for (int b = 1; b < kBlocks; ++b)  // blocks b and b % 5 are equal
-      if (b >= 5)
+      if (b >= 5) {
         std::memcpy(kv_.view().Stats(0, h, b), kv_.view().Stats(0, h, b % 5),
                     kv_.view().stats.slice_bytes());
+        std::memcpy(kv_.view().Slice(0, h, b), kv_.view().Slice(0, h, b % 5),
+                    kv_.view().codec.slice_bytes());
+      }
   for (const char* backend : testing::Backends()) {
     // 14 blocks of each of 5 kinds; the best kind's first nine.
     for (const auto& list : RunAndCheck(backend, 0, 0, 70, 9))
@@ -198,6 +222,7 @@ TEST_P(SelectTest, TiesGoToTheLowerBlock) {
 // Closed blocks, all that a job may name, have no empty logical pages; the oracle skips them
 // anyway.
 TEST_P(SelectTest, RefSkipsEmptyLogicalPages) {
+  if (c_.score == PageScore::kKeys) return;
   std::mt19937_64 random(8);
   for (int h = 0; h < kKvHeads; ++h)
     for (int b = 0; b < kBlocks; b += 3) Fold(0, h, b, 1 + b % 20, &random);
@@ -213,20 +238,27 @@ TEST_P(SelectTest, IsDeterministic) {
 }
 
 std::vector<SelectCase> SelectCases() {
+  constexpr KvType kTypes[] = {KvType::kKv16, KvType::kKv8, KvType::kKv4};
   std::vector<SelectCase> all;
   for (int dim : {64, 128})
     for (int group : {1, 3, 4, 6, 7, 8})
       for (bool shared : {true, false}) {
         if (group == 1 && !shared) continue;
-        all.push_back({dim, group, 16 << (all.size() % 3), shared});
+        for (PageScore score : {PageScore::kBounds, PageScore::kKeys})
+          all.push_back(
+              {dim, group, 16 << (all.size() % 3), shared, score, kTypes[all.size() / 2 % 3]});
       }
   return all;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, SelectTest, ::testing::ValuesIn(SelectCases()), [](const auto& info) {
   const SelectCase& c = info.param;
-  return fmt::format("d{}_g{}_logical{}_{}", c.dim, c.group, c.logical_tokens,
-                     c.shared ? "shared" : "single");
+  return fmt::format("d{}_g{}_logical{}_{}_{}_{}", c.dim, c.group, c.logical_tokens,
+                     c.shared ? "shared" : "single",
+                     c.score == PageScore::kKeys ? "keys" : "bounds",
+                     c.kv == KvType::kKv16  ? "kv16"
+                     : c.kv == KvType::kKv8 ? "kv8"
+                                            : "kv4");
 });
 
 }  // namespace

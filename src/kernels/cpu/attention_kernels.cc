@@ -148,6 +148,22 @@ void DecodeSliceAny(const DecodeSliceArgs& a) {
   a.bits == 8 ? DecodeSlice<8>(a) : DecodeSlice<4>(a);
 }
 
+template <int kRows>
+inline void BestKeysOf(const uint16_t* q, const int32_t* k, int dim, float* best) {
+  alignas(64) float s[kRows][64];
+  MicroPairs<kRows, 4, false>(q, dim, k, 64, dim / 2, s[0], 64);
+  for (int r = 0; r < kRows; ++r)
+    best[r] = ReduceMax(Max(Max(Load<VecF>(s[r]), Load<VecF>(s[r] + 16)),
+                            Max(Load<VecF>(s[r] + 32), Load<VecF>(s[r] + 48))));
+}
+
+void BestKeys(const uint16_t* q, const uint16_t* k, int rows, int dim, float* best) {
+  const int32_t* pairs = reinterpret_cast<const int32_t*>(k);
+  int row = 0;
+  for (; rows - row >= 4; row += 4) BestKeysOf<4>(q + row * dim, pairs, dim, best + row);
+  for (; row < rows; ++row) BestKeysOf<1>(q + row * dim, pairs, dim, best + row);
+}
+
 void BoxScores(const float* q, const uint16_t* stats, int pages, int dim, float* scores) {
   for (int l = 0; l < pages; ++l, stats += 2 * dim) {
     VecF sum{};
@@ -167,6 +183,7 @@ void FillAttention(CpuKernels* table) {
   table->decode_slice = DecodeSliceAny;
   table->attn_block = AttnBlock;
   table->box_scores = BoxScores;
+  table->best_keys = BestKeys;
 }
 }  // namespace LSERVE_ISA
 

@@ -63,32 +63,18 @@ struct BlockData {
 };
 BlockData LoadBlock(const AttentionArgs& args, const Tile& tile, int kv_head, int block,
                     uint16_t* buffer) {
-  const CpuKernels& kernels = BestKernels();
   const KvCodec& codec = args.view.codec;
   const int dim = codec.dim();
   const std::byte* slice = args.view.Slice(tile.seq, kv_head, block);
   CHECK(slice != nullptr);
   const int valid = std::min(kBlockTokens, tile.kv_len - block * kBlockTokens);
-  const auto side = [&](KvType type, size_t codes, size_t scales, bool keys,
-                        uint16_t* out) -> const uint16_t* {
-    const std::byte* p = slice + codes;
-    if (type == KvType::kKv16) {
-      if (valid == kBlockTokens) return reinterpret_cast<const uint16_t*>(p);
-      std::memcpy(out, p, static_cast<size_t>(kBlockTokens * dim) * 2);
-    } else {
-      const uint16_t* scale = reinterpret_cast<const uint16_t*>(slice + scales);
-      kernels.decode_slice({KvBits(type), reinterpret_cast<const uint8_t*>(p), scale,
-                            scale + kBlockTokens, dim, keys, out});
-    }
-    return out;
-  };
-  BlockData data{side(codec.k_type(), 0, codec.k_scale_offset(), true, buffer),
-                 side(codec.v_type(), codec.v_offset(), codec.v_scale_offset(), false,
-                      buffer + kBlockTokens * dim)};
+  uint16_t* const v = buffer + kBlockTokens * dim;
+  BlockData data{SlicePairs(codec, slice, true, buffer), SlicePairs(codec, slice, false, v)};
   if (valid < kBlockTokens) {
     // Places past the sequence's end hold anything, NaN too. Their probability is zero, but zero
     // times NaN is not.
-    uint16_t* v = buffer + kBlockTokens * dim;
+    if (data.v != v) std::memcpy(v, data.v, static_cast<size_t>(kBlockTokens * dim) * 2);
+    data.v = v;
     for (int t = valid; t < kBlockTokens; ++t)
       for (int c = 0; c < dim; ++c) v[codec.VIndex(t, c)] = 0;
   }
@@ -112,6 +98,18 @@ void Finish(const AttentionArgs& args, const Tile& tile, Partial total) {
 }
 
 }  // namespace
+
+const uint16_t* SlicePairs(const KvCodec& codec, const std::byte* slice, bool keys,
+                           uint16_t* buffer) {
+  const KvType type = keys ? codec.k_type() : codec.v_type();
+  const std::byte* codes = slice + (keys ? 0 : codec.v_offset());
+  if (type == KvType::kKv16) return reinterpret_cast<const uint16_t*>(codes);
+  const uint16_t* scale = reinterpret_cast<const uint16_t*>(
+      slice + (keys ? codec.k_scale_offset() : codec.v_scale_offset()));
+  BestKernels().decode_slice({KvBits(type), reinterpret_cast<const uint8_t*>(codes), scale,
+                              scale + kBlockTokens, codec.dim(), keys, buffer});
+  return buffer;
+}
 
 // Segments [segment_begin, segment_end) of a tile, counted among those that hold listed blocks.
 struct AttentionOp::Item {

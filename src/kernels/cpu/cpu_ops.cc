@@ -7,7 +7,7 @@ namespace {
 
 class CpuOps : public Ops {
  public:
-  explicit CpuOps(ThreadPool* pool) : pool_(pool), linear_(pool), attention_(pool) {}
+  explicit CpuOps(ThreadPool* pool) : pool_(pool), linear_(pool), select_(pool), attention_(pool) {}
 
   std::string_view name() const override { return "cpu"; }
 
@@ -44,7 +44,7 @@ class CpuOps : public Ops {
   }
 
   void Append(const AppendArgs& args) override { cpu::Append(args, pool_); }
-  void Select(const SelectArgs& args) override { cpu::Select(args, pool_); }
+  void Select(const SelectArgs& args) override { select_.Run(args); }
   void Attention(const AttentionArgs& args) override { attention_.Run(args); }
 
  private:
@@ -60,6 +60,7 @@ class CpuOps : public Ops {
   ThreadPool* pool_;
   const CpuKernels& kernels_ = BestKernels();
   cpu::LinearOp linear_;
+  cpu::SelectOp select_;
   cpu::AttentionOp attention_;
 };
 

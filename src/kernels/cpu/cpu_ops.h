@@ -65,7 +65,21 @@ class AttentionOp {
 };
 
 void Append(const AppendArgs& args, ThreadPool* pool);
-void Select(const SelectArgs& args, ThreadPool* pool);
+class SelectOp {
+ public:
+  explicit SelectOp(ThreadPool* pool);
+  void Run(const SelectArgs& args);
+
+ private:
+  ThreadPool* pool_;
+  Scratch scores_;
+  std::vector<Scratch> per_thread_;
+};
+
+// A slice's keys or values as bf16 pairs: where they lie if they are stored so, else decoded to
+// `buffer` [64 * D].
+const uint16_t* SlicePairs(const KvCodec& codec, const std::byte* slice, bool keys,
+                           uint16_t* buffer);
 
 }  // namespace cpu
 }  // namespace lserve

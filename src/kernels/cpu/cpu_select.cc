@@ -1,3 +1,5 @@
+// Page selection in two passes over the threads: scores, a job's blocks in pieces so that one long
+// sequence keeps all threads busy, then each job's choice.
 #include <algorithm>
 #include <cmath>
 #include <vector>
@@ -7,62 +9,125 @@
 namespace lserve::cpu {
 namespace {
 
-// Block scores of one query head: the best of its logical pages.
-void HeadScores(const SelectArgs& args, const SelectJob& job, int head, int kv_head,
-                float* scores) {
+constexpr int kPieceBlocks = 64;  // of a job's blocks, a task
+
+// Blocks [begin, end) of a job for its query heads; scores [heads][stride].
+struct Piece {
+  const SelectJob* job;
+  int begin, end;
+  float* scores;  // of block `begin` and the first head
+  int64_t stride;
+};
+
+int KvHead(const SelectArgs& args, const SelectJob& job) {
+  const int group = args.q.cols / args.view.codec.dim() / args.view.heads->num_heads();
+  return job.head / group;
+}
+
+// The best of each block's logical pages.
+void ScoreBounds(const SelectArgs& args, const Piece& piece) {
   const CpuKernels& kernels = BestKernels();
-  const int dim = args.view.codec.dim(), pages = args.view.stats.pages_per_block();
-  const float* q = args.q.Row(job.row) + static_cast<int64_t>(head) * dim;
+  const SelectJob& job = *piece.job;
+  const int dim = args.view.codec.dim(), pages = args.view.stats.pages_per_block(),
+            kv_head = KvHead(args, job);
+  const float* q = args.q.Row(job.row) + static_cast<int64_t>(job.head) * dim;
   float logical[4];
-  for (int b = job.first_block; b < job.end_block; ++b) {
+  for (int b = piece.begin; b < piece.end; ++b) {
     const uint16_t* stats = args.view.Stats(job.seq, kv_head, b);
     CHECK(stats != nullptr);
-    kernels.box_scores(q, stats, pages, dim, logical);
-    *scores++ = *std::max_element(logical, logical + pages);
+    for (int h = 0; h < job.heads; ++h) {
+      kernels.box_scores(q + static_cast<int64_t>(h) * dim, stats, pages, dim, logical);
+      piece.scores[h * piece.stride + b - piece.begin] =
+          *std::max_element(logical, logical + pages);
+    }
   }
 }
 
-void RunJob(const SelectArgs& args, const SelectJob& job) {
-  const int blocks = job.end_block - job.first_block, count = std::min(job.k, blocks);
-  *job.count = count;
-  if (count == blocks) {
-    for (int i = 0; i < blocks; ++i) job.list[i] = job.first_block + i;
-    return;
+// The best of each block's keys.
+void ScoreKeys(const SelectArgs& args, const Piece& piece, Scratch* scratch) {
+  const CpuKernels& kernels = BestKernels();
+  const SelectJob& job = *piece.job;
+  const int dim = args.view.codec.dim(), kv_head = KvHead(args, job);
+  uint16_t* keys = scratch->Get<uint16_t>(static_cast<size_t>((kBlockTokens + job.heads) * dim));
+  uint16_t* q = keys + kBlockTokens * dim;
+  std::vector<float> best(static_cast<size_t>(job.heads));
+  kernels.to_bf16_row(args.q.Row(job.row) + static_cast<int64_t>(job.head) * dim, job.heads * dim,
+                      q);
+  for (int b = piece.begin; b < piece.end; ++b) {
+    const std::byte* slice = args.view.Slice(job.seq, kv_head, b);
+    CHECK(slice != nullptr);
+    kernels.best_keys(q, SlicePairs(args.view.codec, slice, true, keys), job.heads, dim,
+                      best.data());
+    for (int h = 0; h < job.heads; ++h)
+      piece.scores[h * piece.stride + b - piece.begin] = best[static_cast<size_t>(h)];
   }
-  const int dim = args.view.codec.dim();
-  const int group = args.q.cols / dim / args.view.heads->num_heads(), kv_head = job.head / group;
-  std::vector<float> scores(static_cast<size_t>(blocks)), best;
-  for (int h = 0; h < job.heads; ++h) {
-    HeadScores(args, job, job.head + h, kv_head, scores.data());
-    if (job.heads == 1) {
-      best.swap(scores);
-      break;
-    }
+}
+
+// The job's list from its scores [heads][blocks]. Those of the first head become the ranking.
+void Choose(const SelectJob& job, int dim, int count, float* scores) {
+  const int64_t blocks = job.end_block - job.first_block;
+  if (job.heads > 1) {
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
-    float max = -INFINITY;
-    for (float& s : scores) max = std::max(max, s *= scale);
-    double sum = 0;
-    for (float s : scores) sum += std::exp(static_cast<double>(s - max));
-    const float lse = max + static_cast<float>(std::log(sum));
-    if (h == 0) best.assign(static_cast<size_t>(blocks), -INFINITY);
-    for (size_t i = 0; i < best.size(); ++i) best[i] = std::max(best[i], scores[i] - lse);
+    for (int h = 0; h < job.heads; ++h) {
+      float* s = scores + h * blocks;
+      float max = -INFINITY;
+      for (int64_t i = 0; i < blocks; ++i) max = std::max(max, s[i] *= scale);
+      double sum = 0;
+      for (int64_t i = 0; i < blocks; ++i) sum += std::exp(static_cast<double>(s[i] - max));
+      const float lse = max + static_cast<float>(std::log(sum));
+      for (int64_t i = 0; i < blocks; ++i)
+        scores[i] = h == 0 ? s[i] - lse : std::max(scores[i], s[i] - lse);
+    }
   }
   std::vector<int32_t> order(static_cast<size_t>(blocks));
-  for (int i = 0; i < blocks; ++i) order[static_cast<size_t>(i)] = i;
-  std::nth_element(order.begin(), order.begin() + count - 1, order.end(),
-                   [&](int32_t a, int32_t b) {
-                     const float x = best[static_cast<size_t>(a)], y = best[static_cast<size_t>(b)];
-                     return x != y ? x > y : a < b;
-                   });
+  for (int32_t i = 0; i < blocks; ++i) order[static_cast<size_t>(i)] = i;
+  std::nth_element(
+      order.begin(), order.begin() + count - 1, order.end(),
+      [&](int32_t a, int32_t b) { return scores[a] != scores[b] ? scores[a] > scores[b] : a < b; });
   std::sort(order.begin(), order.begin() + count);
   for (int i = 0; i < count; ++i) job.list[i] = job.first_block + order[static_cast<size_t>(i)];
 }
 
 }  // namespace
 
-void Select(const SelectArgs& args, ThreadPool* pool) {
-  pool->ParallelFor(static_cast<int64_t>(args.jobs.size()),
-                    [&](int64_t i, int) { RunJob(args, args.jobs[static_cast<size_t>(i)]); });
+SelectOp::SelectOp(ThreadPool* pool)
+    : pool_(pool), per_thread_(static_cast<size_t>(pool->size())) {}
+
+void SelectOp::Run(const SelectArgs& args) {
+  struct Ranked {
+    const SelectJob* job;
+    size_t offset;
+  };
+  std::vector<Ranked> ranked;
+  size_t floats = 0;
+  for (const SelectJob& job : args.jobs) {
+    const int blocks = job.end_block - job.first_block;
+    *job.count = std::min(job.k, blocks);
+    if (*job.count == blocks) {
+      for (int i = 0; i < blocks; ++i) job.list[i] = job.first_block + i;
+    } else if (*job.count > 0) {
+      ranked.push_back({&job, floats});
+      floats += static_cast<size_t>(blocks) * static_cast<size_t>(job.heads);
+    }
+  }
+  float* scores = scores_.Get<float>(floats);
+  std::vector<Piece> pieces;
+  for (const Ranked& r : ranked)
+    for (int b = r.job->first_block; b < r.job->end_block; b += kPieceBlocks)
+      pieces.push_back({r.job, b, std::min(b + kPieceBlocks, r.job->end_block),
+                        scores + r.offset + (b - r.job->first_block),
+                        r.job->end_block - r.job->first_block});
+  pool_->ParallelFor(static_cast<int64_t>(pieces.size()), [&](int64_t i, int thread) {
+    const Piece& piece = pieces[static_cast<size_t>(i)];
+    if (args.score == PageScore::kKeys)
+      ScoreKeys(args, piece, &per_thread_[static_cast<size_t>(thread)]);
+    else
+      ScoreBounds(args, piece);
+  });
+  pool_->ParallelFor(static_cast<int64_t>(ranked.size()), [&](int64_t i, int) {
+    const Ranked& r = ranked[static_cast<size_t>(i)];
+    Choose(*r.job, args.view.codec.dim(), *r.job->count, scores + r.offset);
+  });
 }
 
 }  // namespace lserve::cpu

@@ -29,6 +29,19 @@ double BlockScore(const float* q, const KeyStats& layout, const uint16_t* stats)
   return best;
 }
 
+// The largest q.k of a block whose 64 keys are stored.
+double BestKey(const float* q, const KvCodec& codec, const std::byte* slice) {
+  std::vector<float> key(static_cast<size_t>(codec.dim()));
+  double best = kLowest;
+  for (int t = 0; t < kBlockTokens; ++t) {
+    codec.DecodeK(slice, t, key.data());
+    double sum = 0;
+    for (size_t i = 0; i < key.size(); ++i) sum += static_cast<double>(q[i]) * key[i];
+    best = std::max(best, sum);
+  }
+  return best;
+}
+
 // log(sum(exp(x))), -infinity for an empty sum.
 double LogSumExp(std::span<const double> x) {
   const double top = x.empty() ? kLowest : *std::max_element(x.begin(), x.end());
@@ -38,7 +51,7 @@ double LogSumExp(std::span<const double> x) {
   return top + std::log(sum);
 }
 
-void SelectOne(const SelectJob& job, Mat q, const KvView& view) {
+void SelectOne(const SelectJob& job, Mat q, const KvView& view, PageScore kind) {
   const int dim = view.codec.dim(), group = q.cols / dim / view.heads->num_heads();
   const int kv_head = job.head / group, blocks = job.end_block - job.first_block;
   CHECK(blocks >= 0 && job.k >= 0 && (job.heads == 1 || job.heads == group));
@@ -47,9 +60,12 @@ void SelectOne(const SelectJob& job, Mat q, const KvView& view) {
   std::vector<double> score(static_cast<size_t>(blocks), kLowest), head_score(score);
   for (int h = job.head; h < job.head + job.heads; ++h) {
     for (int b = 0; b < blocks; ++b) {
-      const uint16_t* stats = view.Stats(job.seq, kv_head, job.first_block + b);
-      CHECK(stats != nullptr);
-      head_score[static_cast<size_t>(b)] = BlockScore(q.Row(job.row) + h * dim, view.stats, stats);
+      const int block = job.first_block + b;
+      const float* query = q.Row(job.row) + h * dim;
+      head_score[static_cast<size_t>(b)] =
+          kind == PageScore::kKeys
+              ? BestKey(query, view.codec, view.Slice(job.seq, kv_head, block))
+              : BlockScore(query, view.stats, view.Stats(job.seq, kv_head, block));
     }
     if (job.heads > 1) {  // heads with large queries must not outvote the others: normalise each
       for (double& s : head_score) s /= std::sqrt(static_cast<double>(dim));
@@ -73,7 +89,7 @@ void SelectOne(const SelectJob& job, Mat q, const KvView& view) {
 
 void Select(const SelectArgs& args, ThreadPool* pool) {
   pool->ParallelFor(static_cast<int64_t>(args.jobs.size()), [&](int64_t job, int) {
-    SelectOne(args.jobs[static_cast<size_t>(job)], args.q, args.view);
+    SelectOne(args.jobs[static_cast<size_t>(job)], args.q, args.view, args.score);
   });
 }
 

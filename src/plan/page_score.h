@@ -1,0 +1,16 @@
+// How a page is ranked for a query head when retrieval heads choose what to read.
+#pragma once
+
+namespace lserve {
+
+enum class PageScore {
+  // The largest q.k over the page's keys as they are stored. Exact, so that no page with an
+  // outstanding key is missed; reads all keys of the context whenever a selection is made.
+  kKeys,
+  // The largest upper bound of q.k over its logical pages, from their key statistics (Quest,
+  // LServe): a fraction of those bytes. Where every page holds the same kind of text the boxes of
+  // all pages look alike, and outstanding keys are missed: docs/accuracy.md.
+  kBounds,
+};
+
+}  // namespace lserve

@@ -89,6 +89,13 @@ void EngineFlags::AddTo(CLI::App* app) {
                   text("share of the GPU's memory for weights, workspace and KV pages"))
       ->capture_default_str()
       ->group("KV cache");
+  app->add_option("--prompt-scratch", engine.prompt_scratch,
+                  text("GPU: share of the memory for KV pages that keeps the longest prompt being "
+                       "read in the form its next chunk needs; without, each chunk converts it "
+                       "again"))
+      ->check(CLI::Range(0.0, 0.5))
+      ->capture_default_str()
+      ->group("KV cache");
   app->add_option("--random-weights", engine.random_weights,
                   text("run a shape with random weights on a GPU, for speed work: llama-3-8b, "
                        "qwen3-8b, qwen2.5-7b, llama-2-7b, minitron-4b"))
@@ -167,6 +174,11 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->group("Sparse attention");
   app->add_option("--dense-below", s.dense_below,
                   text("shorter contexts are read whole by retrieval heads"))
+      ->capture_default_str()
+      ->group("Sparse attention");
+  app->add_option("--audit-interval", s.audit_interval,
+                  text("one layer of a decode step in this many is computed dense as well, to "
+                       "measure the attention mass that selection missed; 0: none, 64 is cheap"))
       ->capture_default_str()
       ->group("Sparse attention");
   app->add_flag("--shared-lists,!--no-shared-lists", s.shared_lists,

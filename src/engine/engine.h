@@ -19,10 +19,12 @@ struct EngineOptions {
   std::string backend = "auto";  // auto: cuda where there is a GPU | cuda | cpu | ref
   int gpu = 0;                   // which one
   double gpu_memory_utilization =
-      0.9;                     // share of a GPU's memory that weights, workspace and KV take
-  std::string random_weights;  // shape (model/shapes.h) to run with random weights on a GPU
-  int threads = 0;             // 0: one a core
-  bool weights_bf16 = false;   // convert weights instead of multiplying in their stored type
+      0.9;                       // share of a GPU's memory that weights, workspace and KV take
+  double prompt_scratch = 0.15;  // share of what is left for KV pages that keeps a prompt's K and V
+                                 // as its next chunk reads them
+  std::string random_weights;    // shape (model/shapes.h) to run with random weights on a GPU
+  int threads = 0;               // 0: one a core
+  bool weights_bf16 = false;     // convert weights instead of multiplying in their stored type
   KvTypes kv{KvType::kKv16, KvType::kKv16};
   SparsityConfig sparsity;
   std::string head_pattern;  // path of a DuoAttention TSV; empty: by model fingerprint; "none":
@@ -53,6 +55,7 @@ struct EngineStats {
   int64_t preemptions = 0, replays = 0, prompt_tokens = 0, generation_tokens = 0, steps = 0;
   int64_t computed_tokens = 0;  // prompt and generated, without those found in the prefix cache
   int64_t attention_pages_read = 0, attention_pages_total = 0, selector_runs = 0;
+  int64_t audits = 0;  // layers of decode steps whose selection was audited
   // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
   int64_t integrity_checks = 0;  // of the pools, after a while without requests
   int64_t prefix_queries = 0, prefix_hits = 0, prefix_cache_blocks = 0;

@@ -53,6 +53,8 @@ void EngineCore::Add(Request request, EventSink sink, uint64_t seed) {
   s->arrived_step = counters_.steps;
   s->mode = s->request.attention.value_or(options_.default_mode);
   s->budget = s->request.budget.value_or(options_.default_budget);
+  s->audit = s->request.audit.value_or(options_.default_audit);
+  if (s->audit > 0) s->usage.missed.emplace();
   const bool dense = s->mode == AttentionMode::kDense;
   s->path.dense = dense;
   s->path.budget = dense ? 0 : s->budget;
@@ -123,6 +125,7 @@ void EngineCore::Run(std::vector<Part>* parts) {
     Sequence& s = *part.sequence;
     const int row = static_cast<int>(tokens_.size());
     SeqStep step;
+    step.id = s.order + 1;
     step.slot = s.slot;
     step.q_begin = row;
     step.q_len = part.tokens;
@@ -131,6 +134,7 @@ void EngineCore::Run(std::vector<Part>* parts) {
     step.mode = s.mode;
     step.budget = s.budget;
     step.state = &s.selection;
+    step.audit = s.audit;
     steps_.push_back(step);
     for (int i = 0; i < part.tokens; ++i) {
       tokens_.push_back(s.tokens[static_cast<size_t>(s.computed + i)]);
@@ -199,6 +203,8 @@ void EngineCore::Commit(const Part& part, int index) {
   s->usage.prefill_blocks_read += visits.prefill_blocks_read;
   counters_.attention_pages_total += visits.pages_total + visits.prefill_blocks_total;
   counters_.attention_pages_read += visits.pages_read + visits.prefill_blocks_read;
+  if (s->usage.missed) s->usage.missed->Add(planner_->missed(index));
+  counters_.audits += planner_->missed(index).layer_steps;
   const bool replay = s->replay_to > 0;
   if (prefill && !replay && s->wants_prompt_logprobs()) SendPromptLogprobs(part);
   s->computed += part.tokens;

@@ -28,7 +28,7 @@ struct CoreOptions {
   // (beside decoding ones): kAutoSlowdown times what the step takes without prompts, within bounds.
   double step_target_seconds = 0, prompt_step_seconds = 0.5;
   int max_context = 0;
-  int default_budget = 4096, dense_below = 12288;
+  int default_budget = 4096, default_audit = 0, dense_below = 12288;
   bool deterministic = false;  // answers are not shared, only prompts are
   AttentionMode default_mode = AttentionMode::kLserve;
   std::vector<int32_t> eos;

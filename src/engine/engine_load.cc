@@ -195,6 +195,9 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
                              options.random_weights, options.backend);
     if (Status s = LoadOnHost(*files, std::move(kv), &parts, &weight_bytes); !s.ok()) return s;
   }
+  if (options.sparsity.audit_interval > 0 && !parts.runner->audits())
+    return InvalidArgument("--audit-interval {}: selections are not audited with --backend {}",
+                           options.sparsity.audit_interval, options.backend);
   parts.kv_identity = KvIdentity(*files, options, parts.cache->config(), parts.max_context);
   if (!options.prefix_cache_dir.empty() && options.prefix_cache) {
     const KvCacheConfig& pools = parts.cache->config();

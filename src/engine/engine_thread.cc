@@ -30,6 +30,7 @@ class EngineThread : public Engine {
     core.max_context = parts_.max_context;
     core.default_budget = options.sparsity.budget;
     core.dense_below = options.sparsity.dense_below;
+    core.default_audit = options.sparsity.audit_interval;
     core.step_target_seconds = options.step_target_ms / 1000;
     core.default_mode = options.sparsity.mode;
     core.eos = parts_.config.eos;
@@ -88,6 +89,15 @@ class EngineThread : public Engine {
         return InvalidArgument("lserve.budget: {}", s.message());
       if (const int most = parts_.runner->max_budget(); *request.budget > most)
         return InvalidArgument("lserve.budget: {} (at most {} here)", *request.budget, most);
+    }
+    if (request.audit) {
+      SparsityConfig config = parts_.options.sparsity;
+      config.audit_interval = *request.audit;
+      if (Status s = Planner::Check(config); !s.ok())
+        return InvalidArgument("lserve.audit: {}", s.message());
+      if (*request.audit > 0 && !parts_.runner->audits())
+        return InvalidArgument("lserve.audit: selections are not audited with --backend {}",
+                               parts_.options.backend);
     }
     std::lock_guard lock(mutex_);
     if (!alive_) return Unavailable("the engine has stopped after an internal error");

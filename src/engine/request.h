@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/status.h"
+#include "sparse/audit.h"
 #include "sparse/config.h"
 
 namespace lserve {
@@ -40,9 +41,10 @@ struct Request {
   SamplingParams sampling;
   std::optional<AttentionMode> attention;  // without: the server's default
   std::optional<int> budget;               // tokens
-  bool progress = false;                   // report prompt progress
-  int priority = 0;                        // smaller is served first
-  std::string cache_salt;  // cached prefixes are shared among requests with equal salts only
+  std::optional<int> audit;  // audit one layer-step in so many (sparse/audit.h); 0: none
+  bool progress = false;     // report prompt progress
+  int priority = 0;          // smaller is served first
+  std::string cache_salt;    // cached prefixes are shared among requests with equal salts only
 };
 
 struct TokenLogprob {
@@ -66,6 +68,7 @@ struct Usage {
   // Pages are (layer, KV head, 64 tokens) at decode steps; blocks are (query tile, KV head, 64
   // tokens) in prefill. `total` is what dense attention would read.
   int64_t pages_total = 0, pages_read = 0, prefill_blocks_total = 0, prefill_blocks_read = 0;
+  std::optional<MissedMass> missed;  // where selections are audited
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
 };
 

@@ -63,6 +63,7 @@ struct Sequence {
   int reported = 0;  // prompt tokens whose computation the sink has heard of; preemption keeps it
   AttentionMode mode = AttentionMode::kLserve;
   int budget = 0;  // tokens
+  int audit = 0;   // one layer-step in so many; 0: none
 
   State state = State::kWaiting;
   uint64_t order = 0;  // arrival

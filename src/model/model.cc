@@ -120,6 +120,7 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
   const Mat attended = carve(q_width), rope = carve(c.head_dim), gate = carve(c.intermediate),
             up = carve(c.intermediate);
   const auto heads_of = [&](Mat m) { return Mat(m.data, n * m.cols / c.head_dim, c.head_dim); };
+  const float scale = 1.0f / std::sqrt(static_cast<float>(c.head_dim));
   const auto bias = [](const std::vector<float>& b) { return b.empty() ? nullptr : b.data(); };
 
   ops_->Embed(*embedding_, input.tokens, x);
@@ -142,9 +143,15 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
     ops_->Append({q, k, v, rope, input.seq, input.pos, view});
     if (const auto jobs = planner->SelectJobs(i); !jobs.empty())
       ops_->Select({q, jobs, view, planner->config().page_score});
-    const AttnPlan plan = planner->Plan(i);
-    ops_->Attention(
-        {q, attended, &plan, view, 1.0f / std::sqrt(static_cast<float>(c.head_dim)), nullptr});
+    const AttnPlan plan = planner->Plan(i), audit = planner->AuditPlan(i);
+    const bool audited = !audit.tiles.empty();
+    if (audited) {  // what it writes to `attended` is overwritten: only the sums are wanted
+      lse_read_.resize(static_cast<size_t>(n * c.q_heads));
+      lse_all_.resize(lse_read_.size());
+      ops_->Attention({q, attended, &audit, view, scale, lse_all_.data()});
+    }
+    ops_->Attention({q, attended, &plan, view, scale, audited ? lse_read_.data() : nullptr});
+    if (audited) planner->RecordAudit(i, lse_read_.data(), lse_all_.data());
     const LinearOutput output[] = {{layer.o.get(), nullptr, x, true}};
     ops_->Linear(attended, output);
 

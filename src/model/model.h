@@ -30,6 +30,7 @@ class Model : public ModelRunner {
 
   int vocab() const override { return config_.vocab; }
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
+  bool audits() const override { return true; }
   const ModelConfig& config() const { return config_; }
   size_t weight_bytes() const;
 
@@ -45,6 +46,7 @@ class Model : public ModelRunner {
   std::vector<float> output_norm_;
   std::vector<std::unique_ptr<Layer>> layers_;
   Buffer scratch_;
+  std::vector<float> lse_read_, lse_all_;  // of audited layers
 
  public:
   ~Model() override;

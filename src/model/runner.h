@@ -27,12 +27,14 @@ class ModelRunner {
   virtual ~ModelRunner() = default;
   virtual int vocab() const = 0;
   // Stores the tokens' K and V in `cache` (their pages are there) and writes logits
-  // [logit_rows][vocab]. The planner's visit counts are of this step afterwards.
+  // [logit_rows][vocab]. The planner's visit counts and audits are of this step afterwards.
   virtual void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) = 0;
   virtual bool picks_greedy() const { return false; }
   // Asked after every step: an error means that the device has failed, the logits are worthless and
   // nothing later will succeed.
   virtual Status Health() { return Ok(); }
+  // Whether it audits selections when steps ask for it.
+  virtual bool audits() const { return false; }
   // Most tokens of attention budget that a request may ask for.
   virtual int max_budget() const { return kNoWindow; }
   // Runners whose lists live on a device, by slot, exchange them with the sequence's state: Save

@@ -261,6 +261,10 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
       total.pages_read += one.pages_read;
       total.prefill_blocks_total += one.prefill_blocks_total;
       total.prefill_blocks_read += one.prefill_blocks_read;
+      if (one.missed) {
+        if (!total.missed) total.missed.emplace();
+        total.missed->Add(*one.missed);
+      }
     }
     return total;
   }

@@ -16,6 +16,8 @@ const std::vector<double> kTokenBounds = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.0
                                           0.2,   0.3,    0.4,   0.5,  0.75,  1,    2.5,   5,   10};
 const std::vector<double> kRequestBounds = {0.3, 0.5, 0.8, 1,  1.5, 2,   2.5, 5,   10,   15,  20,
                                             30,  40,  50,  60, 120, 240, 480, 960, 1920, 7680};
+const std::vector<double> kMassBounds = {0.0001, 0.0003, 0.001, 0.003, 0.01, 0.02,
+                                         0.05,   0.1,    0.2,   0.3,   0.5,  1};
 
 MetricLabels With(MetricLabels labels, std::string name, std::string value) {
   labels.emplace_back(std::move(name), std::move(value));
@@ -29,7 +31,8 @@ struct Metrics::Impl {
   std::string model;
   bool ready = false;
   Histogram first_token{kFirstTokenBounds}, inter_token{kTokenBounds}, e2e{kRequestBounds},
-      queue{kRequestBounds}, prefill{kRequestBounds}, decode{kRequestBounds};
+      queue{kRequestBounds}, prefill{kRequestBounds}, decode{kRequestBounds},
+      missed_mass{kMassBounds};
   std::map<std::string, int64_t> finished = {
       {"stop", 0}, {"length", 0}, {"abort", 0}, {"error", 0}};
   std::map<int, int64_t> responses;  // by status
@@ -64,6 +67,7 @@ void Metrics::ObserveFinish(const char* reason, const Usage& usage, double secon
   m.queue.Observe(usage.queue_seconds);
   m.prefill.Observe(usage.prefill_seconds);
   m.decode.Observe(usage.decode_seconds);
+  if (usage.missed && usage.missed->heads > 0) m.missed_mass.Observe(usage.missed->mean());
 }
 
 void Metrics::CountResponse(int status) {
@@ -98,6 +102,9 @@ std::string Metrics::Text(const EngineStats* stats) const {
   histogram("request_queue_time_seconds", "Waiting before the first step.", m.queue);
   histogram("request_prefill_time_seconds", "Processing the prompt.", m.prefill);
   histogram("request_decode_time_seconds", "Generating.", m.decode);
+  histogram("request_missed_mass",
+            "Mean attention mass that a request's page selections missed, where they were audited.",
+            m.missed_mass);
   if (!stats) return out.text();
 
   const auto single = [&](const char* name, const char* help, const char* type, int64_t value) {
@@ -132,6 +139,8 @@ std::string Metrics::Text(const EngineStats* stats) const {
   counter("attention_pages_total", "KV pages that dense attention would have read.",
           stats->attention_pages_total);
   counter("selector_runs_total", "Page selections made.", stats->selector_runs);
+  counter("attention_audits_total", "Layers of decode steps whose selection was audited.",
+          stats->audits);
 
   family("kv_cache_usage_perc", "Share of a pool's pages in use, 0 to 1.", "gauge");
   const auto pool = [&](const char* name, int64_t used, int64_t pages) {

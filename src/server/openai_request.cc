@@ -132,6 +132,7 @@ void ReadExtension(FieldReader* r, CompletionRequest* out) {
     e.Bad("attention", "\"{}\" is neither \"lserve\" nor \"dense\"", attention.substr(0, 40));
   }
   e.Int("budget", 1, kMaxInt, &out->budget);
+  e.Int("audit", 0, kMaxInt, &out->audit);
   e.Bool("progress", &out->progress);
   if (e.failed()) r->Fail(*e.error());
 }

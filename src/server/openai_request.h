@@ -39,7 +39,7 @@ struct CompletionRequest {
   std::optional<int> prompt_logprobs;  // likewise
   bool stream = false, include_usage = false;
   std::optional<AttentionMode> attention;
-  std::optional<int> budget;
+  std::optional<int> budget, audit;
   bool progress = false;
   int priority = 0;
   std::string cache_salt;

@@ -102,15 +102,22 @@ Json LastChunkChoice(bool chat, int index, const char* finish_reason,
 }
 
 Json UsageJson(const Usage& usage) {
+  Json own = {{"pages_total", usage.pages_total},
+              {"pages_read", usage.pages_read},
+              {"prefill_blocks_total", usage.prefill_blocks_total},
+              {"prefill_blocks_read", usage.prefill_blocks_read}};
+  if (usage.missed) {
+    own["audited"] = usage.missed->layer_steps;
+    if (usage.missed->heads > 0) {
+      own["missed_mass_mean"] = usage.missed->mean();
+      own["missed_mass_max"] = usage.missed->max;
+    }
+  }
   return {{"prompt_tokens", usage.prompt_tokens},
           {"completion_tokens", usage.completion_tokens},
           {"total_tokens", usage.prompt_tokens + usage.completion_tokens},
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_tokens}}},
-          {"lserve",
-           {{"pages_total", usage.pages_total},
-            {"pages_read", usage.pages_read},
-            {"prefill_blocks_total", usage.prefill_blocks_total},
-            {"prefill_blocks_read", usage.prefill_blocks_read}}}};
+          {"lserve", std::move(own)}};
 }
 
 Json ChatLogprobs(const std::vector<TokenOutput>& tokens, int top, const Tokenizer& tokenizer) {

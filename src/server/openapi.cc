@@ -59,6 +59,7 @@ Json SharedFields(const RequestLimits& limits) {
         {"properties",
          {{"attention", {{"type", "string"}, {"enum", {"lserve", "dense"}}}},
           {"budget", Integer(1, kInt)},
+          {"audit", Integer(0, kInt)},
           {"progress", kBool}}}}},
   };
 }

@@ -199,6 +199,7 @@ MaybeError ServedModel::MakeRequests(const CompletionRequest& request, const std
         std::max(request.prompt_logprobs.value_or(-1), request.echo ? one.sampling.logprobs : -1);
     one.attention = request.attention;
     one.budget = request.budget;
+    one.audit = request.audit;
     one.progress = request.progress;
     one.priority = request.priority;
     one.cache_salt = request.cache_salt;

@@ -27,6 +27,8 @@ struct SparsityConfig {
   int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
   // One list a KV head; false: one a query head, as in the paper.
   bool shared_lists = true;
+  // One layer-step of decoding in this many is audited (sparse/audit.h); 0: none.
+  int audit_interval = 0;
 };
 
 }  // namespace lserve

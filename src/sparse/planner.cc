@@ -42,12 +42,15 @@ struct Planner::Impl {
   std::vector<SeqStep> steps;
   std::vector<Selected> selected;  // by step
   std::vector<VisitCount> visits;  // by step
+  std::vector<MissedMass> missed;  // by step
   int64_t selector_runs = 0;
 
   std::vector<SelectJob> jobs;
   std::vector<Tile> tiles;
   std::vector<Run> runs;
   std::vector<int32_t> blocks;
+  std::vector<Tile> audit_tiles;
+  std::vector<Run> audit_runs;
 };
 
 Planner::Planner(const SparsityConfig& config, const std::vector<HeadMap>* layers, int group,
@@ -72,6 +75,7 @@ Status Planner::Check(const SparsityConfig& c) {
       {"--selector-local-pages", c.selector_local_pages, 1, 1},
       {"--reuse-interval", c.reuse_interval, 1, 1},
       {"--dense-below", c.dense_below, 0, 1},
+      {"--audit-interval", c.audit_interval, 0, 1},
   };
   for (const Range& r : ranges) {
     if (r.value < r.least || r.value > kMost)
@@ -131,6 +135,7 @@ void Planner::Begin(std::span<const SeqStep> steps) {
   Impl& p = *impl_;
   p.steps.assign(steps.begin(), steps.end());
   p.visits.assign(steps.size(), {});
+  p.missed.assign(steps.size(), {});
   p.selected.clear();
   for (const SeqStep& step : p.steps) {
     const Impl::Selected selected = p.Decide(step);
@@ -252,6 +257,70 @@ AttnPlan Planner::Plan(int layer) {
   plan.tiles = p.tiles;
   plan.runs = p.runs;
   return plan;
+}
+
+bool Planner::Audits(int layer, int index) const {
+  const Impl& p = *impl_;
+  const SeqStep& step = p.steps[static_cast<size_t>(index)];
+  return step.audit > 0 && p.selected[static_cast<size_t>(index)].on &&
+         p.layers[static_cast<size_t>(layer)].count(HeadClass::kRetrieval) > 0 &&
+         IsAudited(step.audit, static_cast<int>(p.layers.size()), layer,
+                   step.pos + step.q_len - step.state->prompt_len);
+}
+
+AttnPlan Planner::AuditPlan(int layer) {
+  Impl& p = *impl_;
+  p.audit_tiles.clear();
+  p.audit_runs.clear();
+  const HeadMap& map = p.layers[static_cast<size_t>(layer)];
+  for (size_t i = 0; i < p.steps.size(); ++i) {
+    if (!Audits(layer, static_cast<int>(i))) continue;
+    const SeqStep& step = p.steps[i];
+    for (int h = 0; h < map.num_heads(); ++h) {
+      for (int q = 0, q_len; q < step.q_len && !map.streaming(h); q += q_len) {
+        q_len = std::min(step.q_len - q, p.prefill_tile);
+        Tile tile{step.slot,
+                  h * p.group,
+                  step.q_begin + q,
+                  q_len,
+                  step.pos + q,
+                  step.pos + step.q_len,
+                  static_cast<int32_t>(p.audit_runs.size()),
+                  0,
+                  0,
+                  kNoWindow};
+        AppendWindowRuns(tile, &p.audit_runs);
+        tile.run_end = static_cast<int32_t>(p.audit_runs.size());
+        p.audit_tiles.push_back(tile);
+      }
+    }
+  }
+  AttnPlan plan;
+  plan.shape = {map.num_heads() * p.group, map.num_heads(), p.group, p.prefill_tile};
+  plan.tiles = p.audit_tiles;
+  plan.runs = p.audit_runs;
+  return plan;
+}
+
+void Planner::RecordAudit(int layer, const float* lse_read, const float* lse_all) {
+  Impl& p = *impl_;
+  const HeadMap& map = p.layers[static_cast<size_t>(layer)];
+  const int q_heads = map.num_heads() * p.group;
+  for (size_t i = 0; i < p.steps.size(); ++i) {
+    if (!Audits(layer, static_cast<int>(i))) continue;
+    const SeqStep& step = p.steps[i];
+    ++p.missed[i].layer_steps;
+    for (int row = step.q_begin; row < step.q_begin + step.q_len; ++row) {
+      for (int head = 0; head < q_heads; ++head) {
+        const int64_t at = int64_t{row} * q_heads + head;
+        if (!map.streaming(head / p.group)) p.missed[i].AddHead(lse_read[at], lse_all[at]);
+      }
+    }
+  }
+}
+
+const MissedMass& Planner::missed(int index) const {
+  return impl_->missed[static_cast<size_t>(index)];
 }
 
 DecodeRow Planner::decode_row(int index) const {

@@ -26,6 +26,7 @@
 #include "plan/attn_plan.h"
 #include "plan/decode_row.h"
 #include "plan/head_map.h"
+#include "sparse/audit.h"
 #include "sparse/config.h"
 
 namespace lserve {
@@ -42,6 +43,7 @@ struct SelectionState {
 
 // One sequence's part of a step.
 struct SeqStep {
+  uint64_t id = 0;                 // of the sequence, never used for another; 0: not told
   int32_t slot = 0;                // row of the page tables
   int32_t q_begin = 0, q_len = 0;  // rows of the packed step
   int32_t pos = 0;                 // of its first token; pos + q_len are stored afterwards
@@ -49,6 +51,7 @@ struct SeqStep {
   AttentionMode mode = AttentionMode::kLserve;
   int32_t budget = 0;  // tokens
   SelectionState* state = nullptr;
+  int32_t audit = 0;  // one layer-step in so many is audited; 0: none
 };
 
 // Counted over a step: pages are (layer, KV head, block) of decode rows, blocks are (layer, KV
@@ -82,7 +85,18 @@ class Planner {
   // REQUIRES: the layer's SelectJobs have been run. Valid until the next call.
   AttnPlan Plan(int layer);
 
-  // The pieces of the two calls above, for backends that expand decode plans on their own device.
+  // Whether step `index` reads selected pages and this layer's selection is to be audited.
+  bool Audits(int layer, int index) const;
+  // The reference of those steps: their retrieval heads over everything, in tiles of whole groups.
+  // Without tiles most of the time. Valid until the next call of it; Plan's result stays valid.
+  AttnPlan AuditPlan(int layer);
+  // What the layer's audits found. [rows][q heads], log-sum-exp of what the step read and of
+  // everything; entries of other rows and of streaming heads are not looked at.
+  void RecordAudit(int layer, const float* lse_read, const float* lse_all);
+  // Of step `index` over the layers recorded so far.
+  const MissedMass& missed(int index) const;
+
+  // The pieces of SelectJobs and Plan, for backends that expand decode plans on their own device.
   // What step `index` reads at decode, the same for every layer. REQUIRES: it decodes.
   DecodeRow decode_row(int index) const;
   // Appends the tiles of step `index` in this layer, by KV head, then by position, and their runs.

@@ -224,6 +224,33 @@ TEST(Completion, ExtensionAndProgress) {
   EXPECT_EQ(progress["lserve"]["progress"]["prompt_tokens_processed"], request.prompt.size());
 }
 
+TEST(Completion, Audit) {
+  TestServer s;
+  const auto usage = [&](const Json& fields) {
+    return s.Post(kChat, ChatBody("x", fields)).json()["usage"]["lserve"];
+  };
+  EXPECT_FALSE(usage(Json::object()).contains("audited"));
+  EXPECT_FALSE(s.engine.submitted()[0].audit);
+  Json own = usage({{"lserve", {{"audit", 64}}}, {"n", 2}});
+  EXPECT_EQ(s.engine.submitted()[1].audit, 64);
+  EXPECT_EQ(own["audited"], 4);
+  EXPECT_EQ(own["missed_mass_mean"], 0.0625);
+  EXPECT_EQ(own["missed_mass_max"], 0.25);
+  EXPECT_FALSE(usage({{"lserve", {{"audit", 0}}}}).contains("audited"));
+  for (const Json& bad : {Json(-1), Json("64"), Json(true), Json(1.5), Json(1e300)}) {
+    const TestResponse r = s.Post(kChat, ChatBody("x", {{"lserve", {{"audit", bad}}}}));
+    EXPECT_EQ(r.status, 400);
+    EXPECT_EQ(r.param(), "lserve.audit") << bad;
+  }
+  const std::string metrics = s.Get("/metrics").body;
+  for (const char* line : {"lserve:attention_audits_total{model_name=\"fake\"} 4",
+                           "lserve:request_missed_mass_bucket{model_name=\"fake\",le=\"0.05\"} 0",
+                           "lserve:request_missed_mass_bucket{model_name=\"fake\",le=\"0.1\"} 2",
+                           "lserve:request_missed_mass_sum{model_name=\"fake\"} 0.125",
+                           "lserve:request_missed_mass_count{model_name=\"fake\"} 2"})
+    EXPECT_NE(metrics.find(line), std::string::npos) << line;
+}
+
 TEST(Completion, ContentParts) {
   TestServer s;
   const Json parts =

@@ -198,6 +198,10 @@ bool FakeEngine::Finish(Running* running, FinishReason reason) {
   event.usage.cached_tokens = 3;
   event.usage.pages_total = 10;
   event.usage.pages_read = 4;
+  if (running->request.audit.value_or(0) > 0) {
+    event.usage.missed = MissedMass{2, 8, 0.5, 0.25};
+    stats_.audits += 2;
+  }
   stats_.prefix_queries += event.usage.prompt_tokens;
   stats_.prefix_hits += event.usage.cached_tokens;
   stats_.prompt_tokens += event.usage.prompt_tokens;

@@ -45,14 +45,18 @@ class RecallTest(unittest.TestCase):
         return LocalServer(sys.argv[1], "--model", self.folder, "--kv-memory", "0.5", "--head-pattern", gates, "--static-sparsity", "0.75",
                            "--dense-below", "0", "--budget", "1024", "--prefill-local", WINDOW, "--decode-local", WINDOW, *flags)
 
-    def ask(self, server, i: int, attention: str = "lserve") -> tuple[bool, dict]:
-        """The name of passkey i comes last in the prompt; the rest of it is the answer."""
-        name, *values = recall.passkey(i)
-        body = {"model": server.model(), "prompt": self.document + [name], "max_tokens": len(values), "temperature": 0, "ignore_eos": True,
-                "logprobs": 0, "add_special_tokens": False, "lserve": {"attention": attention}}
+    def complete(self, server, last: int, count: int, **own) -> dict:
+        """The answer after the document and the token `last`."""
+        body = {"model": server.model(), "prompt": self.document + [last], "max_tokens": count, "temperature": 0, "ignore_eos": True,
+                "logprobs": 0, "add_special_tokens": False, "lserve": own}
         request = urllib.request.Request(server.url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=600) as response:
-            answer = json.load(response)
+            return json.load(response)
+
+    def ask(self, server, i: int, attention: str = "lserve", **own) -> tuple[bool, dict]:
+        """The name of passkey i comes last in the prompt; the rest of it is the answer."""
+        name, *values = recall.passkey(i)
+        answer = self.complete(server, name, len(values), attention=attention, **own)
         self.assertEqual(answer["usage"]["prompt_tokens"], LENGTH)
         return answer["choices"][0]["logprobs"]["tokens"] == [f"t{v}" for v in values], answer["usage"]["lserve"]
 
@@ -65,6 +69,20 @@ class RecallTest(unittest.TestCase):
                     right, pages = self.ask(server, i)
                     self.assertTrue(right)
                     self.assertLess(pages["pages_read"], 0.1 * pages["pages_total"])
+
+    def test_an_audit_tells_whether_what_was_looked_for_was_read(self):
+        with self.serve("--audit-interval", "1") as server:
+            right, own = self.ask(server, 7)
+            self.assertTrue(right)
+            self.assertEqual(own["audited"], 3, "steps after the first token, of the one layer with a retrieval head")
+            self.assertLess(own["missed_mass_max"], 0.001)
+            self.assertEqual(self.ask(server, 7, attention="dense")[1]["audited"], 0)
+            self.assertNotIn("audited", self.ask(server, 7, audit=0)[1])
+            # A filler occurs on every other page: the induction head looks at all those places, six pages hold few of them.
+            own = self.complete(server, recall.filler(5), 8, budget=6 * 64)["usage"]["lserve"]
+            self.assertEqual(own["audited"], 7)
+            self.assertGreater(own["missed_mass_mean"], 0.5)
+            self.assertLessEqual(own["missed_mass_mean"], own["missed_mass_max"])
 
     def test_dense_and_other_codecs(self):
         for kv in ("kv8", "kv4"):

@@ -109,8 +109,9 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->capture_default_str()
       ->group("KV cache");
   app->add_option("--kv-memory", engine.kv_memory_gib,
-                  text("GiB for KV pages in host memory (not with a GPU)"))
-      ->check(CLI::PositiveNumber)
+                  text("GiB for KV pages; 0: 4 on a CPU, on a GPU what weights and workspace leave "
+                       "of --gpu-memory-utilization"))
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str()
       ->group("KV cache");
   app->add_option(

@@ -30,7 +30,8 @@ struct EngineOptions {
   std::string head_pattern;  // path of a DuoAttention TSV; empty: by model fingerprint; "none":
                              // every head is a retrieval head
   int max_context = 0;       // tokens; 0: the model's, as far as the pools can hold it
-  double kv_memory_gib = 4;  // both pools together
+  // Both pools together; 0: 4 on a CPU, on a GPU what is left of its memory.
+  double kv_memory_gib = 0;
   int max_running = 32;      // sequences
   int max_queue = 256;       // waiting requests
   // Token budget of a step (the largest prefill chunk); 0: 512 on a CPU, 8192 on a GPU.

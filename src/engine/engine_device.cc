@@ -75,8 +75,9 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
   int64_t pages[2] = {0, 0};
   const auto fit = [&](int context) {  // tokens that the pools hold beside that context's workspace
     model.max_context = context;
-    const double left =
+    double left =
         budget - static_cast<double>(DeviceModel::WorkspaceBytes(c, o.sparsity, *device, model));
+    if (o.kv_memory_gib > 0) left = std::min(left, o.kv_memory_gib * (1 << 30));
     const int64_t longest_pages = (context + kBlockTokens - 1) / kBlockTokens;
     if (o.sparsity.mode == AttentionMode::kDense || page[1] == 0) {
       pages[0] = pages[1] = static_cast<int64_t>(left / static_cast<double>(page[0] + page[1]));

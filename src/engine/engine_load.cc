@@ -54,6 +54,8 @@ Result<Split> ChooseSplit(const EngineOptions& options, const ModelFiles& files)
   return split;
 }
 
+constexpr double kHostKvGib = 4;  // without --kv-memory
+
 // Sizes both pools for a cache whose layers and codec are set. Both get the same number of pages,
 // so that a request for dense attention, whose streaming heads keep everything, fits where a sparse
 // one does. Memory is committed when first used: what sparse requests leave unused costs nothing.
@@ -63,12 +65,13 @@ Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCach
   kv.stats = {options.sparsity.logical_page, kv.codec.dim()};
   kv.max_slots = options.max_running;
   const int64_t bytes = PageBytes(kv, HeadClass::kRetrieval) + PageBytes(kv, HeadClass::kStreaming);
-  const double budget = options.kv_memory_gib * (1 << 30);
+  const double gib = options.kv_memory_gib > 0 ? options.kv_memory_gib : kHostKvGib;
+  const double budget = gib * (1 << 30);
   const int64_t pages = static_cast<int64_t>(budget / static_cast<double>(bytes));
   const int64_t fits = pages * kBlockTokens;
   if (pages < 2)
     return InvalidArgument("--kv-memory {} GiB: one page of 64 tokens takes {} bytes",
-                           options.kv_memory_gib, bytes);
+                           gib, bytes);
   // A sliding window is no plan here yet: within the window full attention is the same thing.
   const int longest = config.sliding_window > 0
                           ? std::min(config.max_position, config.sliding_window)
@@ -77,7 +80,7 @@ Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCach
   if (options.max_context > fits) {
     return InvalidArgument(
         "--max-context {}: --kv-memory {} GiB holds {} tokens of {}; {:.1f} GiB would be needed",
-        options.max_context, options.kv_memory_gib, fits, kv.codec.name(),
+        options.max_context, gib, fits, kv.codec.name(),
         Gib(static_cast<double>(options.max_context) / kBlockTokens * static_cast<double>(bytes)));
   }
   if (options.max_context > longest)

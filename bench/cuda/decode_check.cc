@@ -181,13 +181,14 @@ bool RunCase(const Case& c, Random* random, Worst* worst) {
     const DeviceArray<float> d_lse(rows * static_cast<size_t>(p.shape.num_q_heads));
     cuda::DecodeArgs a = args;
     a.deterministic = deterministic;
-    if (counted) a.tile_blocks = d_listed.get();
+    if (counted) a.tile_blocks = d_listed.get(), a.settled = true;
     if (only) a.tiles = only, a.num_tiles = 1;
     const DeviceArray<std::byte> workspace(
         cuda::DecodeWorkspace(a.num_tiles, p.shape, c.dim, deterministic));
     a.workspace = workspace.get();
     a.out = d_out.get(), a.lse = d_lse.get();
-    Ok(cuda::LaunchDecode(a, nullptr), "LaunchDecode");
+    for (int i = 0; i < (counted ? 4 : 1); ++i)  // begin while the one before ends
+      Ok(cuda::LaunchDecode(a, nullptr), "LaunchDecode");
     Ok(cudaDeviceSynchronize(), "decode");
     *out = d_out.Host(), *lse = d_lse.Host();
   };

@@ -59,11 +59,11 @@ void AppendGatherRanges(int kv_head, std::span<const Tile> tiles, std::span<cons
 
 struct DeviceModel::Sizes {
   size_t x, normed, qkv, attended, gate_up, activated, logits, rope, step, rows;
-  size_t decode_tiles, decode_runs, lists, counts, scratch, workspace;
+  size_t decode_tiles, decode_runs, decode_blocks, lists, counts, scratch, workspace;
   int list_capacity, run_capacity, max_blocks, heads_at_once;
   size_t total() const {
     return x + normed + qkv + attended + gate_up + activated + logits + rope + 5 * step + rows +
-           decode_tiles + decode_runs + lists + counts + 2 * scratch + workspace;
+           decode_tiles + decode_runs + decode_blocks + lists + counts + 2 * scratch + workspace;
   }
 };
 
@@ -110,6 +110,7 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
   const int64_t tiles = int64_t{c.layers} * rows * lists;
   s.decode_tiles = Size(tiles) * sizeof(Tile);
   s.decode_runs = Size(tiles * s.run_capacity) * sizeof(Run);
+  s.decode_blocks = Size(tiles) * sizeof(int32_t);
   s.counts = Size(int64_t{o.max_slots} * c.layers * lists) * 4;
   s.lists = s.counts * Size(s.list_capacity);
   const size_t head = Size(int64_t{s.max_blocks} * kBlockTokens * c.head_dim * 2);
@@ -162,6 +163,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     make(&m->rows_, s.rows);
     make(&m->decode_tiles_, s.decode_tiles);
     make(&m->decode_runs_, s.decode_runs);
+    make(&m->decode_blocks_, s.decode_blocks);
     make(&m->lists_, s.lists);
     make(&m->counts_, s.counts);
     make(&m->head_class_, Size(int64_t{config.layers} * config.kv_heads));
@@ -321,14 +323,14 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
   if (step.due) {
     device_->Select({qkv_.as<uint16_t>(), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
                      max_blocks_, device_view, lists, layer, config_.q_heads, shared_,
-                     workspace_.data()});
+                     workspace_.data(), true});
   }
   // Without a selection the plans of all layers are known at the first.
   if (step.due || layer == 0) {
     device_->DecodePlan({rows_.as<DecodeRow>(), step.decode_rows, lists, head_class_.as<uint8_t>(),
                          layer, step.due ? layer + 1 : config_.layers, config_.q_heads,
                          config_.kv_heads, shared_, decode_tiles_.as<Tile>(),
-                         decode_runs_.as<Run>(), run_capacity_});
+                         decode_runs_.as<Run>(), run_capacity_, decode_blocks_.as<int32_t>()});
   }
   cuda::DecodeArgs args{};
   args.q = qkv_.as<uint16_t>();
@@ -344,6 +346,8 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
   args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
   args.deterministic = options_.deterministic;
   args.workspace = workspace_.data();
+  args.tile_blocks = decode_blocks_.as<int32_t>() + tile0;
+  args.settled = !step.due && layer > 0;  // the plan was not made just now
   device_->Decode(args);
 }
 

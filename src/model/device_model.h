@@ -88,7 +88,7 @@ class DeviceModel : public ModelRunner {
   // The step: [max_tokens] int32 each, decode rows, and plans of prompts (grown as needed).
   Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
   // Decode plans of all layers, selection lists of all slots.
-  Block decode_tiles_, decode_runs_, lists_, counts_, head_class_;
+  Block decode_tiles_, decode_runs_, decode_blocks_, lists_, counts_, head_class_;
   Block k_scratch_, v_scratch_;  // bf16 [heads at once][max_context][D]
   Block workspace_;
   int list_capacity_ = 0, run_capacity_ = 0, max_blocks_ = 0, heads_at_once_ = 0;

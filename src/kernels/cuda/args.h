@@ -71,6 +71,10 @@ struct DecodeArgs {
   // [num_tiles] blocks that each tile lists, as LaunchDecodePlan writes them (a microsecond saved);
   // null: counted.
   const int32_t* tile_blocks = nullptr;
+  // tile_blocks, tiles, runs, page tables and the listed blocks that end at or before their tile's
+  // q_pos were complete before the kernel in front of this one in the stream began: they are read
+  // while it still runs.
+  bool settled = false;
 };
 
 // ---------------------------------------------------------------- selection and decode plans
@@ -93,6 +97,9 @@ struct SelectLaunch {
   int layer, q_heads;
   bool shared;  // one list a KV head: rank by max over heads of (S / sqrt(D) - lse) (kernels/ops.h)
   std::byte* workspace;  // SelectWorkspace bytes
+  // Rows, page tables and the statistics of closed pages were complete before the kernel in front
+  // of this one in the stream began: they are read while it still runs.
+  bool settled = false;
 };
 
 // Writes the tiles and runs of decode rows for layers [layer_begin, layer_end): tile (row, list) of

@@ -6,12 +6,14 @@
 // ends; then the warps are merged in shared memory. Rows beyond 16 go to other warps, which read
 // the same slices. Which warp takes which block depends on the place in the segment only.
 //
-// A tile of several segments is merged by a second kernel (decode.cu), in the order of the slots.
+// A tile of several segments is merged by the thread block that ends its last one, in the order of
+// the slots (decode_merge.cuh).
 #pragma once
 
 #include <cuda.h>
 
 #include "kernels/cuda/attn/decode_block.cuh"
+#include "kernels/cuda/attn/decode_merge.cuh"
 #include "kernels/cuda/attn/decode_schedule.cuh"
 #include "kernels/cuda/attn/decode_segment.cuh"
 #include "kernels/cuda/launch.h"
@@ -24,22 +26,34 @@ struct DecodeMaps {
   CUtensorMap pool[2];  // by HeadClass: rows of 128 bytes, boxes of a slice
 };
 
-// The copying warp's way along one segment. `run`: this lane's of the tile's first 32.
-template <class C>
+__device__ __forceinline__ Run LoadRun(const DecodeParams& p, const Tile& tile, int r) {
+  Run run{};
+  if (r < tile.run_end) {
+    const int* words = reinterpret_cast<const int*>(p.args.runs + r);
+    run = {__ldcg(words), __ldcg(words + 1), __ldcg(words + 2)};
+  }
+  return run;
+}
+
+// The copying warp's way along one segment. `run`: this lane's of the tile's first 32. start() is
+// called once: at first if `waited`, else before the first block for which the ring has no room yet
+// or which this step may have written.
+template <class C, class Start>
 __device__ __forceinline__ void CopySegment(const DecodeParams& p, const DecodeMaps& maps,
                                             const Tile& tile, const Segment& segment, Run run,
-                                            std::byte* stages, DecodeShared<C>* shared,
-                                            Ring* ring) {
+                                            std::byte* stages, DecodeShared<C>* shared, Ring* ring,
+                                            bool waited, Start start) {
   const int lane = threadIdx.x % 32;
   const DeviceView& view = p.args.view;
   const int kv_head = tile.head / p.group;
   const int cls = view.head_class[kv_head], rank = view.head_rank[kv_head];
   const DevicePool& pool = view.pools[cls];
   const int32_t* table = pool.table + tile.seq * pool.table_stride;
+  bool started = false;
   int base = 0;  // list position of the first of 32 runs
 #pragma unroll 1
   for (int r = tile.run_begin; r < tile.run_end && base < segment.end; r += 32) {
-    if (r > tile.run_begin) run = r + lane < tile.run_end ? p.args.runs[r + lane] : Run{};
+    if (r > tile.run_begin) run = LoadRun(p, tile, r + lane);
     int before = run.count;  // inclusive
     for (int d = 1; d < 32; d *= 2) {
       const int other = __shfl_up_sync(~0u, before, d);
@@ -53,10 +67,10 @@ __device__ __forceinline__ void CopySegment(const DecodeParams& p, const DecodeM
       int i = 0;  // the run that holds this lane's position
       for (int step = 16; step > 0; step /= 2)
         if (__shfl_sync(~0u, before, i + step - 1) <= position) i += step;
-      const int start = __shfl_sync(~0u, before - run.count, i);
+      const int run_begin = __shfl_sync(~0u, before - run.count, i);
       const int first = __shfl_sync(~0u, run.first, i), masked = __shfl_sync(~0u, run.masked, i);
-      const int block = first + position - start;
-      const int page = at + lane < to ? table[block] : 0;
+      const int block = first + position - run_begin;
+      const int page = at + lane < to ? __ldcg(table + block) : 0;
       const int n = min(32, to - at);
 #pragma unroll 1
       for (int k = 0; k < n; ++k) {
@@ -64,6 +78,11 @@ __device__ __forceinline__ void CopySegment(const DecodeParams& p, const DecodeM
         const int one_masked = __shfl_sync(~0u, masked, k);
         const int64_t byte = one_page * pool.page_bytes + rank * C::kSliceBytes;
         const int stage = ring->stage;
+        if (!started &&
+            (waited || ring->number >= p.stages || (one_block + 1) * kBlockTokens > tile.q_pos)) {
+          start();
+          started = true;
+        }
         ptx::BarrierWait(&shared->empty[stage], ring->phase ^ 1);
         std::byte* to_stage = stages + stage * C::kStageBytes;
         if (lane == 0) {
@@ -88,6 +107,7 @@ __device__ __forceinline__ void CopySegment(const DecodeParams& p, const DecodeM
     }
     base += total;
   }
+  if (!started) start();
 }
 
 // `queries`: the tile's rows in shared memory.
@@ -132,10 +152,11 @@ __device__ __forceinline__ void LoadQueries(const DecodeParams& p, const Tile& t
   }
 }
 
-// Puts an order into the queue, with the queries of its segment. By the copying warp.
+// Puts an order into the queue, with the queries of its segment, which the predecessor may write:
+// `waited` for it already? By the copying warp.
 template <class C>
-__device__ __forceinline__ void Push(const DecodeParams& p, const Order& order, std::byte* queries,
-                                     DecodeShared<C>* shared, Ring* queue) {
+__device__ __forceinline__ void Push(const DecodeParams& p, const Order& order, bool waited,
+                                     std::byte* queries, DecodeShared<C>* shared, Ring* queue) {
   const int lane = threadIdx.x % 32, heads = p.args.shape.heads_per_tile;
   const int rows = order.segment.tile >= 0 ? order.tile.q_len * heads : 0;
   uint64_t* queued = &shared->queued[queue->stage];
@@ -147,6 +168,7 @@ __device__ __forceinline__ void Push(const DecodeParams& p, const Order& order, 
            static_cast<int64_t>(order.tile.head + row - token * heads) * C::kDim;
   };
   if (lane == 0) shared->orders[queue->stage] = order;
+  if (!waited) ptx::GridWait();
 #if __CUDA_ARCH__ >= 900
   if (lane == 0) ptx::BarrierExpect(queued, rows * 2 * C::kDim);
   __syncwarp();
@@ -164,18 +186,21 @@ __device__ __forceinline__ void Push(const DecodeParams& p, const Order& order, 
   queue->Advance(1, kQueue);
 }
 
-// The copying warp.
+// The copying warp. Until it has waited for the predecessor it may read what is settled
+// (DecodeArgs), no more.
 template <class C>
-__device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& maps, int* counts,
-                                     std::byte* stages, std::byte* queries,
+__device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& maps, bool waited,
+                                     int* counts, std::byte* stages, std::byte* queries,
                                      DecodeShared<C>* shared) {
   const int lane = threadIdx.x % 32, num_tiles = p.args.num_tiles;
   const int grid = static_cast<int>(gridDim.x);
   DecodeSchedule schedule;
-  MakeSchedule(counts, num_tiles, p.args.deterministic, grid, counts + num_tiles, &schedule);
+  MakeSchedule(counts, num_tiles, p.args.deterministic, grid, p.tile_lead, counts + num_tiles,
+               &schedule);
   const Tile* tiles = num_tiles <= kFewTiles ? shared->tiles : p.args.tiles;
   Ring ring, queue;
   Order order{};
+  int split = 0;  // segments with partial results
   // A share of the first line (deterministic: of the second), then what the counter deals.
   const int dealt = p.args.deterministic ? grid : 0;
   const int left = max(0, schedule.lines[1].shares - dealt);
@@ -184,6 +209,8 @@ __device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& ma
 #pragma unroll 1
   for (;;) {
     if (!walk.Next(&order.segment)) {
+      if (!waited) ptx::GridWait();
+      waited = true;
       if (left == 0) break;
       int next = 0;
       if (lane == 0) next = static_cast<int>(atomicAdd(&shares_taken, 1));
@@ -195,17 +222,20 @@ __device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& ma
       continue;
     }
     order.tile = tiles[order.segment.tile];
-    const int r = order.tile.run_begin + lane;
-    const Run run = r < order.tile.run_end ? p.args.runs[r] : Run{};  // on its way during Push
-    Push<C>(p, order, queries, shared, &queue);
-    CopySegment<C>(p, maps, order.tile, order.segment, run, stages, shared, &ring);
+    const Run run = LoadRun(p, order.tile, order.tile.run_begin + lane);  // on its way during Push
+    CopySegment<C>(p, maps, order.tile, order.segment, run, stages, shared, &ring, waited, [&] {
+      Push<C>(p, order, waited, queries, shared, &queue);
+      waited = true;
+    });
+    if (order.segment.slot < 0) continue;
+    // Before the next order is there, which may be the last.
+    if (lane == 0)
+      shared->split[split % (2 * kMostPending)] = {order.segment.tile,
+                                                   schedule.Slots(order.segment.tile)};
+    ++split;
   }
   order.segment.tile = -1, order.tile.q_len = 0;
-  Push<C>(p, order, queries, shared, &queue);
-  if (blockIdx.x > 0) return;
-#pragma unroll 1
-  for (int i = lane; i < 2 * (num_tiles + 1); i += 32) p.prefixes[i] = counts[num_tiles + i];
-  if (lane == 0) p.lines[0] = schedule.lines[0], p.lines[1] = schedule.lines[1];
+  Push<C>(p, order, true, queries, shared, &queue);
 }
 
 // A computing warp.
@@ -218,11 +248,17 @@ __device__ __forceinline__ void Compute(const DecodeParams& p, const std::byte* 
   const int first_row = warp / kHalves / streams * 16;
   Ring ring, queue;
   DecodeState<C> st;
+  int split = 0, pending = 0;  // segments with partial results: announced, not yet
 #pragma unroll 1
   for (;;) {
     ptx::BarrierWait(&shared->queued[queue.stage], queue.phase);
     const Order& order = shared->orders[queue.stage];
-    if (order.segment.tile < 0) return;
+    const bool end = order.segment.tile < 0;
+    if (pending == kMostPending || (end && pending > 0)) {
+      MergeTiles<C>(p, split, pending, shared);
+      split += pending, pending = 0;
+    }
+    if (end) return;
     LoadQueries<C>(p, order.tile, first_row, queries + queue.stage * p.rows * kQueryBytes<C>, &st);
     const int blocks = order.segment.end - order.segment.begin;
     Ring at = ring;
@@ -242,6 +278,7 @@ __device__ __forceinline__ void Compute(const DecodeParams& p, const std::byte* 
       at.Advance(streams, p.stages);
     }
     ring.Advance(blocks, p.stages);
+    pending += order.segment.slot >= 0;
     FinishSegment<C>(p, order.tile, order.segment, shared, &st);
     __syncwarp();
     if (lane == 0) ptx::BarrierArrive(&shared->taken[queue.stage]);
@@ -287,21 +324,22 @@ __global__ void __launch_bounds__(kDecodeThreads<C>, 1)
 #endif
   }
   ptx::GridTrigger();
-  ptx::GridWait();
+  if (!p.args.settled) ptx::GridWait();
   constexpr int kThreads = kDecodeThreads<C>, kTileWords = sizeof(Tile) / sizeof(int);
   if (num_tiles <= kFewTiles)
 #pragma unroll 1
     for (int i = threadIdx.x; i < num_tiles * kTileWords; i += kThreads)
-      reinterpret_cast<int*>(shared->tiles)[i] = reinterpret_cast<const int*>(p.args.tiles)[i];
+      reinterpret_cast<int*>(shared->tiles)[i] =
+          __ldcg(reinterpret_cast<const int*>(p.args.tiles) + i);
   if (p.counts != nullptr)
 #pragma unroll 1
-    for (int i = threadIdx.x; i < num_tiles; i += kThreads) counts[i] = p.counts[i];
+    for (int i = threadIdx.x; i < num_tiles; i += kThreads) counts[i] = __ldcg(p.counts + i);
   else
     CountBlocks(p.args.tiles, p.args.runs, num_tiles, warp, kThreads / 32,
                 [&](int tile, int blocks) { counts[tile] = blocks; });
   __syncthreads();
   if (warp == kComputeWarps<C>)
-    Copy<C>(p, maps, counts, stages, queries, shared);
+    Copy<C>(p, maps, !p.args.settled, counts, stages, queries, shared);
   else
     Compute<C>(p, stages, queries, shared);
 }

@@ -8,7 +8,8 @@ namespace lserve::cuda {
 
 // By one warp. `prefixes`: room for two arrays of num_tiles + 1.
 __device__ __forceinline__ void MakeSchedule(const int* counts, int num_tiles, bool deterministic,
-                                             int grid, int* prefixes, DecodeSchedule* schedule) {
+                                             int grid, int lead, int* prefixes,
+                                             DecodeSchedule* schedule) {
   const int lane = threadIdx.x % 32;
   int total = 0, filled = 0;
 #pragma unroll 1
@@ -20,7 +21,7 @@ __device__ __forceinline__ void MakeSchedule(const int* counts, int num_tiles, b
   for (int base = 0; base < num_tiles; base += 32) {
     const int i = base + lane;
     int units[2];
-    DecodeSchedule::Units(i < num_tiles ? counts[i] : 0, deterministic, second, units);
+    DecodeSchedule::Units(i < num_tiles ? counts[i] : 0, deterministic, second, lead, units);
 #pragma unroll
     for (int line = 0; line < 2; ++line) {
       int* prefix = prefixes + line * (num_tiles + 1);
@@ -41,7 +42,7 @@ __device__ __forceinline__ void MakeSchedule(const int* counts, int num_tiles, b
   __syncwarp();
   schedule->counts = counts, schedule->num_tiles = num_tiles;
   schedule->deterministic = deterministic;
-  schedule->Cut(prefixes, grid, filled);
+  schedule->Cut(prefixes, grid, filled, lead);
 }
 
 // Blocks that tiles[first + stride i] list, for i = lane and lane + 32 ...: each warp calls it with

@@ -28,6 +28,7 @@ namespace lserve::cuda {
 
 inline constexpr int kMaxParts = 32;          // of a list, deterministic
 inline constexpr int kMostGrid = 160;         // thread blocks
+inline constexpr int kLeastShare = 5;         // units of a first line: as many are computed at once
 inline constexpr int kSecondShares = 4;       // shares of the second line, a thread block
 inline constexpr int kSecondTileShares = 32;  // and a tile, at most: somebody has to merge them
 inline constexpr int kSecondFrom = 24;        // blocks a thread block from which there is a second
@@ -66,9 +67,11 @@ struct TileSlots {
 struct Line {
   const int* prefix;  // [num_tiles + 1] units before each tile
   int shares, each, extra, slot;
+  int lead;  // units of a tile that are no blocks
 
-  LSERVE_HOST_DEVICE void Cut(const int* units_before, int num_tiles, int pieces, int first_slot) {
-    prefix = units_before, slot = first_slot;
+  LSERVE_HOST_DEVICE void Cut(const int* units_before, int num_tiles, int pieces, int first_slot,
+                              int tile_lead) {
+    prefix = units_before, slot = first_slot, lead = tile_lead;
     const int total = prefix[num_tiles];
     shares = std::min(pieces, total);
     each = shares > 0 ? total / shares : 0, extra = total - shares * each;
@@ -88,9 +91,9 @@ struct Line {
     return low;
   }
   LSERVE_HOST_DEVICE void Slots(int tile, int* first, int* count) const {
-    const int begin = prefix[tile], end = prefix[tile + 1];
+    const int begin = prefix[tile] + lead, end = prefix[tile + 1];
     *first = *count = 0;
-    if (begin == end) return;
+    if (begin >= end) return;
     const int share = ShareOf(begin);
     *first = slot + tile + share, *count = ShareOf(end - 1) - share + 1;
   }
@@ -103,26 +106,29 @@ struct DecodeSchedule {
   Line lines[2];
 
   // Units of a tile of n blocks in each line. `second`: there is a second line.
-  LSERVE_HOST_DEVICE static void Units(int n, bool deterministic, bool second, int (&units)[2]) {
+  LSERVE_HOST_DEVICE static void Units(int n, bool deterministic, bool second, int lead,
+                                       int (&units)[2]) {
     if (deterministic) {
       const int part = PartBlocks(n);
       units[0] = 0, units[1] = (n + part - 1) / part;
     } else {
-      units[1] = second && n >= 16 ? n / 4 : 0, units[0] = n - units[1];
+      units[1] = second && n >= 16 ? n / 4 : 0;
+      units[0] = n > 0 ? lead + n - units[1] : 0;
     }
   }
   LSERVE_HOST_DEVICE static bool Second(int total, int grid) { return total >= kSecondFrom * grid; }
   // `prefixes`: two arrays of num_tiles + 1, of units before each tile. `filled`: tiles that list
   // something.
-  LSERVE_HOST_DEVICE void Cut(const int* prefixes, int grid, int filled) {
-    lines[0].Cut(prefixes, num_tiles, grid, 0);
+  LSERVE_HOST_DEVICE void Cut(const int* prefixes, int grid, int filled, int lead) {
+    const int shares = (prefixes[num_tiles] + kLeastShare - 1) / kLeastShare;
+    lines[0].Cut(prefixes, num_tiles, std::min(grid, shares), 0, lead);
     const int* units = prefixes + num_tiles + 1;
     const int total = units[num_tiles];
     if (deterministic) {  // a share a part, slots from 0
       lines[1].prefix = units, lines[1].shares = total;
     } else {
       const int most = std::min(kSecondShares * grid, kSecondTileShares * filled);
-      lines[1].Cut(units, num_tiles, std::max(1, std::min(most, total / 2)), num_tiles + grid);
+      lines[1].Cut(units, num_tiles, std::max(1, std::min(most, total / 2)), num_tiles + grid, 0);
     }
   }
   LSERVE_HOST_DEVICE TileSlots Slots(int tile) const {
@@ -159,15 +165,22 @@ class SegmentWalk {
       unit_ = end_;
       return true;
     }
-    while (l_.prefix[tile_ + 1] <= unit_) ++tile_;
-    // The second line's part of a list begins where the first one's ends.
-    const int first = l_.prefix[tile_], to = std::min(end_, l_.prefix[tile_ + 1]);
-    const int offset = line_ == 0 ? 0 : s_.lines[0].prefix[tile_ + 1] - s_.lines[0].prefix[tile_];
-    const bool whole = to - unit_ == s_.counts[tile_];
-    *out = {tile_, offset + unit_ - first, offset + to - first,
-            whole ? -1 : l_.slot + tile_ + share_};
-    unit_ = to;
-    return true;
+    for (;; ++tile_) {
+      const int begin = l_.prefix[tile_] + l_.lead, to = std::min(end_, l_.prefix[tile_ + 1]);
+      const int from = std::max(unit_, begin);
+      unit_ = std::max(unit_, to);
+      if (from < to) {
+        // The second line's part of a list begins where the first one's ends.
+        const Line& first = s_.lines[0];
+        const int offset =
+            line_ == 0 ? 0 : first.prefix[tile_ + 1] - first.prefix[tile_] - first.lead;
+        const bool whole = to - from == s_.counts[tile_];
+        *out = {tile_, offset + from - begin, offset + to - begin,
+                whole ? -1 : l_.slot + tile_ + share_};
+        return true;
+      }
+      if (unit_ >= end_) return false;
+    }
   }
 
  private:

@@ -1,8 +1,11 @@
 // What the copying and the computing warps of the decode kernel share, and the end of a segment:
-// the warps' results become one, the output or a partial result.
+// the warps' results become one, the output or a partial result (decode_merge.cuh merges those).
 //
-// Partial results: [slot][n tile][m tile][lane] float4, the C operand of O^T divided by the sum of
-// weights, and [slot][8 n tiles] log2 of that sum (-infinity: nothing seen).
+// Partial results: [slot][8 n_tiles rows][D] floats, O divided by the sum of weights, and
+// [slot][8 n_tiles] log2 of that sum (-infinity: nothing seen).
+//
+// Code that runs once a launch costs its fetching: what follows is written to be short rather than
+// unrolled.
 #pragma once
 
 #include "kernels/cuda/args.h"
@@ -22,10 +25,14 @@ inline constexpr int kDecodeThreads = 32 * (kComputeWarps<C> + 1);
 inline constexpr int kMaxStages = 32;
 inline constexpr int kQueue = 4;         // segments ahead
 inline constexpr int kFewTiles = 9 * 8;  // tiles up to which every thread block counts for itself
+inline constexpr int kMostTiles = 1 << 14;  // of a launch; shared memory allows no more either
+inline constexpr int kMostPending = 16;     // partial results that a thread block has not announced
+inline constexpr int kMergeChannels = 64;   // that a warp merges, two a lane
 
 // Zero between launches: launches on one device must not overlap in time.
 namespace {
 __device__ unsigned shares_taken;
+__device__ int segments_done[kMostTiles];  // of each tile
 }  // namespace
 
 struct DecodeParams {
@@ -35,10 +42,9 @@ struct DecodeParams {
   int rows, n_tiles, row_groups;
   int stages;
   const int* counts;  // [num_tiles] blocks listed; null: count
-  Line* lines;        // [2] for the merge of partial results, and
-  int* prefixes;      // [2][num_tiles + 1]
+  int tile_lead;      // what a tile costs beside its blocks, in blocks
   float* lse;         // of partial results
-  float4* partial;
+  float* partial;
 };
 
 // A place in a ring: `number` counts all, stage = number mod size, phase = number / size mod 2.
@@ -67,14 +73,27 @@ struct Order {
   Segment segment;
 };
 
+// A tile of several segments, where its partial results are.
+struct SplitTile {
+  int tile;
+  TileSlots slots;
+};
+
+// Floats from row to row of what a warp computed; a few more than a row has spread the banks.
+template <class C>
+inline constexpr int kMergeRow = C::kDim + 2;
+
 // Shared memory after stages and queries.
 template <class C>
 struct DecodeShared {
-  float4 merge[kComputeWarps<C>][C::kSteps][32];
+  float merge[kComputeWarps<C>][8][kMergeRow<C>];
   float max[kComputeWarps<C>][16], sum[kComputeWarps<C>][16], offset[kComputeWarps<C>][16];
   BlockInfo info[kMaxStages];
   Tile tiles[kFewTiles];  // where there are no more
   Order orders[kQueue];
+  SplitTile split[2 * kMostPending];  // of the segments with partial results, a ring
+  SplitTile due[kMostPending];        // to be merged
+  int num_due;
   uint64_t full[kMaxStages], empty[kMaxStages];
   uint64_t queued[kQueue], taken[kQueue];
 };
@@ -88,25 +107,28 @@ __device__ __forceinline__ void ComputeBarrier() {
   ptx::NamedBarrier(1, 32 * kComputeWarps<C>);
 }
 
-// Two channels of two rows, 2t and 2t + 1 of an n tile, in C's layout -> the output.
-__device__ __forceinline__ void StoreRows(const DecodeParams& p, const Tile& tile, int n_tile,
-                                          int channel, const float (&o)[4]) {
-  const int heads = p.args.shape.heads_per_tile, t = threadIdx.x % 4;
-#pragma unroll
-  for (int j = 0; j < 2; ++j) {
-    const int row = 8 * n_tile + 2 * t + j;
-    if (row >= tile.q_len * heads) continue;
-    const int64_t token = tile.q_begin + row / heads, head = tile.head + row % heads;
-    *reinterpret_cast<uint32_t*>(p.args.out + token * p.args.out_stride +
-                                 head * p.args.view.codec.dim + channel) = PackBf16(o[j], o[2 + j]);
-  }
-}
-__device__ __forceinline__ void StoreLse(const DecodeParams& p, const Tile& tile, int row,
-                                         float log2_sum) {
+// Channels [channel, channel + 2) of a row, and with the first of them its log-sum-exp -> the
+// output.
+__device__ __forceinline__ void StoreRow(const DecodeParams& p, const Tile& tile, int row,
+                                         int channel, float2 o, float log2_sum) {
   const int heads = p.args.shape.heads_per_tile;
-  if (p.args.lse == nullptr || row >= tile.q_len * heads) return;
-  p.args.lse[static_cast<int64_t>(tile.q_begin + row / heads) * p.args.shape.num_q_heads +
-             tile.head + row % heads] = log2_sum * 0.69314718f;
+  const int q = tile.q_len == 1 ? 0 : row / heads;
+  const int64_t token = tile.q_begin + q, head = tile.head + row - q * heads;
+  *reinterpret_cast<uint32_t*>(p.args.out + token * p.args.out_stride +
+                               head * p.args.view.codec.dim + channel) = PackBf16(o.x, o.y);
+  if (p.args.lse != nullptr && channel == 0)
+    p.args.lse[token * p.args.shape.num_q_heads + head] = log2_sum * 0.69314718f;
+}
+
+__device__ __forceinline__ float WarpMax(float x) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
+  return x;
+}
+__device__ __forceinline__ float WarpSum(float x) {
+#pragma unroll
+  for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
+  return x;
 }
 
 // Merges the warps of each row group and writes the segment's result. By all computing warps.
@@ -114,9 +136,11 @@ template <class C>
 __device__ __forceinline__ void FinishSegment(const DecodeParams& p, const Tile& tile,
                                               const Segment& segment, DecodeShared<C>* shared,
                                               DecodeState<C>* st) {
+  static_assert(kComputeWarps<C> <= 32);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, t = lane % 4, g = lane / 4;
   const int rows = tile.q_len * p.args.shape.heads_per_tile;
-  const int warps = kComputeWarps<C> / p.row_groups;  // of a row group
+  const int warps = kComputeWarps<C> / p.row_groups;                     // of a row group
+  const int busy = min(warps, kHalves * (segment.end - segment.begin));  // that had a block
 #pragma unroll
   for (int n = 0; n < C::kTiles; ++n)
 #pragma unroll
@@ -133,54 +157,49 @@ __device__ __forceinline__ void FinishSegment(const DecodeParams& p, const Tile&
         shared->offset[warp][i] = st->offset[n][j];
       }
     }
+  static_assert(C::kDim % kMergeChannels == 0);
+  constexpr int kParts = C::kDim / kMergeChannels;  // of a row
 #pragma unroll
   for (int n = 0; n < C::kTiles; ++n) {
+    float* own = shared->merge[warp][0];
+    if (8 * (warp / warps * C::kTiles + n) + 2 * t < rows)
 #pragma unroll
-    for (int m = 0; m < C::kSteps; ++m)
-      shared->merge[warp][m][lane] =
-          make_float4(st->o[n][m][0], st->o[n][m][1], st->o[n][m][2], st->o[n][m][3]);
+      for (int m = 0; m < C::kSteps; ++m)
+#pragma unroll
+        for (int j = 0; j < 2; ++j)
+          *reinterpret_cast<float2*>(own + (2 * t + j) * kMergeRow<C> +
+                                     RowChannel<C::kPieceChannels>(m, g)) =
+              make_float2(st->o[n][m][j], st->o[n][m][2 + j]);
     ComputeBarrier<C>();
+    // A warp a part of a row.
 #pragma unroll 1
-    for (int i = warp; i < C::kSteps * p.row_groups; i += kComputeWarps<C>) {
-      const int m = i % C::kSteps, row_group = i / C::kSteps, first = row_group * warps;
-      const int n_tile = row_group * C::kTiles + n;
-      if (8 * n_tile + 2 * t >= rows) continue;  // padding
-      float max[2] = {-INFINITY, -INFINITY}, sum[2] = {}, offset[2] = {}, o[4] = {};
+    for (int i = warp; i < 8 * kParts * p.row_groups; i += kComputeWarps<C>) {
+      const int r = i / kParts % 8, row_group = i / (8 * kParts), first = row_group * warps;
+      const int row = 8 * (row_group * C::kTiles + n) + r;
+      const int channel = i % kParts * kMergeChannels + 2 * lane;
+      if (row >= rows) continue;  // padding
+      const int from = first + min(lane, busy - 1);
+      const float max = lane < busy ? shared->max[from][8 * n + r] : -INFINITY, top = WarpMax(max);
+      const float weight = max > -INFINITY ? ptx::Exp2(max - top) : 0.0f;
+      const float sum = WarpSum(weight * shared->sum[from][8 * n + r]);
+      const float offset = WarpSum(weight * shared->offset[from][8 * n + r]);
+      float2 o{};
 #pragma unroll 2
-      for (int w = first; w < first + warps; ++w)
-#pragma unroll
-        for (int j = 0; j < 2; ++j) max[j] = fmaxf(max[j], shared->max[w][8 * n + 2 * t + j]);
-#pragma unroll 1
-      for (int w = first; w < first + warps; ++w) {
-        const float4 v = shared->merge[w][m][lane];
-        const float part[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          const int c = 8 * n + 2 * t + j;
-          const float weight = max[j] == -INFINITY ? 0.0f : ptx::Exp2(shared->max[w][c] - max[j]);
-          sum[j] = fmaf(weight, shared->sum[w][c], sum[j]);
-          offset[j] = fmaf(weight, shared->offset[w][c], offset[j]);
-          o[j] = fmaf(weight, part[j], o[j]);
-          o[2 + j] = fmaf(weight, part[2 + j], o[2 + j]);
-        }
+      for (int w = 0; w < busy; ++w) {
+        const float scale = __shfl_sync(~0u, weight, w);
+        const float2 v = *reinterpret_cast<const float2*>(&shared->merge[first + w][r][channel]);
+        o.x = fmaf(scale, v.x, o.x), o.y = fmaf(scale, v.y, o.y);
       }
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const float inverse = sum[j] > 0 ? 1.0f / sum[j] : 0.0f;
-        o[j] = (o[j] + offset[j]) * inverse, o[2 + j] = (o[2 + j] + offset[j]) * inverse;
-        if (m > 0 || g > 0) continue;
-        const int row = 8 * n_tile + 2 * t + j;
-        const float log2_sum = sum[j] > 0 ? max[j] + __log2f(sum[j]) : -INFINITY;
-        if (segment.slot < 0)
-          StoreLse(p, tile, row, log2_sum);
-        else
-          p.lse[static_cast<int64_t>(segment.slot) * 8 * p.n_tiles + row] = log2_sum;
+      const float inverse = sum > 0 ? __fdividef(1.0f, sum) : 0.0f;
+      o.x = (o.x + offset) * inverse, o.y = (o.y + offset) * inverse;
+      const float log2_sum = sum > 0 ? top + __log2f(sum) : -INFINITY;
+      if (segment.slot < 0) {
+        StoreRow(p, tile, row, channel, o, log2_sum);
+      } else {
+        const int64_t at = static_cast<int64_t>(segment.slot) * 8 * p.n_tiles + row;
+        *reinterpret_cast<float2*>(p.partial + at * C::kDim + channel) = o;
+        if (channel == 0) p.lse[at] = log2_sum;
       }
-      if (segment.slot < 0)
-        StoreRows(p, tile, n_tile, RowChannel<C::kPieceChannels>(m, g), o);
-      else
-        p.partial[((static_cast<int64_t>(segment.slot) * p.n_tiles + n_tile) * C::kSteps + m) * 32 +
-                  lane] = make_float4(o[0], o[1], o[2], o[3]);
     }
     ComputeBarrier<C>();
   }

@@ -176,8 +176,10 @@ __global__ void AppendKernel(AppendLaunch a) {
   constexpr int kDim = 64 * E;
   __shared__ uint16_t k_codes[kBatch][kDim + 2], v_codes[kBatch][kDim + 2];
   __shared__ float decoded[kBatch][kDim];
-  ptx::GridTrigger();
+  // In this order: attention and selection begin while this kernel runs, and read what was complete
+  // before it (`settled`, args.h).
   ptx::GridWait();
+  ptx::GridTrigger();
 
   const int begin = a.groups ? a.groups[blockIdx.x] : blockIdx.x;
   const int end = a.groups ? a.groups[blockIdx.x + 1] : begin + 1;

@@ -95,6 +95,17 @@ __device__ __forceinline__ void ArriveAfterCopies(uint64_t* barrier) {
 }
 #endif
 
+// *p += x for the whole device; returns what was there. Orders what this thread (and, with a barrier
+// in between, its block) did before it with what whoever adds next does after it.
+__device__ __forceinline__ int AddAcqRel(int* p, int x) {
+  int old;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;\n"
+               : "=r"(old)
+               : "l"(p), "r"(x)
+               : "memory");
+  return old;
+}
+
 // Programmatic dependent launch: a kernel launched with it may start while its predecessor runs,
 // and must not touch what that one writes before GridWait. GridTrigger lets the successor start.
 __device__ __forceinline__ void GridWait() {

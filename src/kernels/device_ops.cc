@@ -222,6 +222,7 @@ void DeviceOps::Select(const SelectArgs& args) {
     launch.q_heads = q_heads;
     launch.shared = shared;
     launch.workspace = workspace.data();
+    launch.score = args.score;
     device_->Select(launch);
     const int64_t list = static_cast<int64_t>(job.seq) * lists + (shared ? kv_head : job.head);
     device_->CopyOut(job.count, counts.data() + list * 4, 4);

@@ -136,6 +136,7 @@ DeviceModel::DeviceModel(const ModelConfig& config, const SparsityConfig& sparsi
                          DeviceWeights weights, const DeviceModelOptions& options)
     : config_(config),
       shared_(sparsity.shared_lists),
+      score_(sparsity.page_score),
       device_(device),
       options_(options),
       weights_(std::move(weights)),
@@ -323,7 +324,7 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
   if (step.due) {
     device_->Select({qkv_.as<uint16_t>(), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
                      max_blocks_, device_view, lists, layer, config_.q_heads, shared_,
-                     workspace_.data(), true});
+                     workspace_.data(), true, score_});
   }
   // Without a selection the plans of all layers are known at the first.
   if (step.due || layer == 0) {

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/device_view.h"
 #include "plan/decode_row.h"
+#include "plan/page_score.h"
 #include "plan/tile.h"
 
 namespace lserve::cuda {
@@ -100,6 +101,7 @@ struct SelectLaunch {
   // Rows, page tables and the statistics of closed pages were complete before the kernel in front
   // of this one in the stream began: they are read while it still runs.
   bool settled = false;
+  PageScore score = PageScore::kBounds;
 };
 
 // Writes the tiles and runs of decode rows for layers [layer_begin, layer_end): tile (row, list) of

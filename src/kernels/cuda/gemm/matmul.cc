@@ -62,8 +62,15 @@ std::string Matmul::Candidates(const MatmulArgs& a, const Choice& c,
                                std::vector<cublasLtMatmulHeuristicResult_t>* found) {
   cublasLtMatmulPreference_t preference = nullptr;
   cublasLtMatmulPreferenceCreate(&preference);
-  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                       &kWorkspace, sizeof kWorkspace);
+  // Deterministic: no partial sums, and no room for any.
+  const size_t room = a.deterministic ? 0 : kWorkspace;
+  cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room,
+                                       sizeof room);
+  if (a.deterministic) {
+    const uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE;
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &schemes, sizeof schemes);
+  }
   found->resize(kCandidates);
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
@@ -134,7 +141,7 @@ std::string Matmul::ChooseForAllLengths(const MatmulArgs& a, Choice* c) {
       size_t written = 0;
       cublasLtMatmulAlgoConfigGetAttribute(&candidate.algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM,
                                            &splits, sizeof splits, &written);
-      return splits <= 1 && candidate.workspaceSize == 0;  // no room for partial sums
+      return splits <= 1;
     };
     const auto chosen = std::find_if(found.begin(), found.end(), whole);
     if (chosen == found.end())

@@ -4,10 +4,13 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ptx/warp_mma.cuh"
+
 namespace lserve::cuda {
 
 inline constexpr int kTopKThreads = 512;
 inline constexpr int kTopKWarps = kTopKThreads / 32;
+inline constexpr int kMostHeads = 64;  // of a shared list
 
 // Order of floats as order of unsigned numbers; all NaN aside.
 __device__ __forceinline__ uint32_t Sortable(float x) {
@@ -21,100 +24,72 @@ struct KeyRange {
   __device__ void Add(uint32_t key) { low = min(low, key), high = max(high, key); }
 };
 
-// log2 of the sum of 2^x over all threads' values, of which a thread gives the largest and the sum
-// relative to it; kN sums at a time, in a fixed order. Every thread gets the results.
-template <int kN>
-__device__ __forceinline__ void BlockLogSum(float (&top)[kN], float (&sum)[kN], float (&out)[kN]) {
-  __shared__ float tops[kN][kTopKWarps], sums[kN][kTopKWarps], logs[kN];
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const auto reduce = [](float* t, float* s) {  // over a warp
-    float all = *t;
-    for (int d = 16; d > 0; d /= 2) all = fmaxf(all, __shfl_xor_sync(~0u, all, d));
-    *s = all > -INFINITY ? *s * exp2f(*t - all) : 0.0f, *t = all;
-    for (int d = 16; d > 0; d /= 2) *s += __shfl_xor_sync(~0u, *s, d);
-  };
-#pragma unroll
-  for (int n = 0; n < kN; ++n) {
-    reduce(&top[n], &sum[n]);
-    if (lane == 0) tops[n][warp] = top[n], sums[n][warp] = sum[n];
-  }
-  __syncthreads();
-  if (warp < kN) {
-    float t = lane < kTopKWarps ? tops[warp][lane] : -INFINITY;
-    float s = lane < kTopKWarps ? sums[warp][lane] : 0.0f;
-    reduce(&t, &s);
-    if (lane == 0) logs[warp] = t > -INFINITY ? t + log2f(s) : 0.0f;
-  }
-  __syncthreads();
-#pragma unroll
-  for (int n = 0; n < kN; ++n) out[n] = logs[n];
-}
-
-// keys[i] = max over heads of (S / sqrt(D) - lse), lse over all i of that head. `scores` is
-// [heads][stride]; scale 1 / sqrt(D). Ends without a barrier.
+// keys[i] = max over heads of (S / sqrt(D) - lse), lse over all i of that head, in units of log 2:
+// the order is the same. `scores` is [heads][stride], written by other thread blocks; scale is
+// 1 / sqrt(D). Sums have a fixed order. Ends without a barrier.
 __device__ __forceinline__ KeyRange MergeHeads(const float* scores, int64_t stride, int heads,
                                                int n, float scale, uint32_t* keys) {
-  constexpr int kTogether = 4, kKeep = 4;       // heads at a time; scores of a head in registers
-  const float log_scale = scale * 1.44269504f;  // in units of log 2: the order is the same
+  constexpr int kBatch = 8;                         // loads under way
+  __shared__ float2 parts[kMostHeads][kTopKWarps];  // largest, and sum relative to it
+  __shared__ float log_sums[kMostHeads];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  scale *= 1.44269504f;
+  int each = 1;  // warps of a head
+  while (each * 2 * heads <= kTopKWarps) each *= 2;
+#pragma unroll 1
+  for (int unit = warp; unit < each * heads; unit += kTopKWarps) {
+    const float* from = scores + unit / each * stride;
+    float top = -INFINITY, sum = 0;
+#pragma unroll 1
+    for (int i = unit % each * 32 + lane; i < n; i += kBatch * 32 * each) {
+      float x[kBatch], best = top;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k)
+        x[k] = i + k * 32 * each < n ? __ldcg(from + i + k * 32 * each) * scale : -INFINITY;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) best = fmaxf(best, x[k]);
+      if (best == -INFINITY) continue;
+      sum *= ptx::Exp2(top - best);
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) sum += ptx::Exp2(x[k] - best);
+      top = best;
+    }
+    float best = top;
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) best = fmaxf(best, __shfl_xor_sync(~0u, best, d));
+    sum = best > -INFINITY ? sum * ptx::Exp2(top - best) : 0.0f;
+#pragma unroll
+    for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
+    if (lane == 0) parts[unit / each][unit % each] = make_float2(best, sum);
+  }
+  __syncthreads();
+  if (threadIdx.x < heads) {
+    float best = -INFINITY, sum = 0;
+#pragma unroll 1
+    for (int i = 0; i < each; ++i) best = fmaxf(best, parts[threadIdx.x][i].x);
+#pragma unroll 1
+    for (int i = 0; i < each && best > -INFINITY; ++i)
+      sum += parts[threadIdx.x][i].y * ptx::Exp2(parts[threadIdx.x][i].x - best);
+    log_sums[threadIdx.x] = best > -INFINITY ? best + log2f(sum) : 0.0f;
+  }
+  __syncthreads();
   KeyRange range;
-  for (int first = 0; first < heads; first += kTogether) {
-    const float* from = scores + first * stride;
-    const int here = min(kTogether, heads - first);
-    const bool last = first + kTogether >= heads;
-    const auto load = [&](int h, int i) {
-      return h < here && i < n ? from[h * stride + i] * log_scale : -INFINITY;
-    };
-    const auto fold = [&](int i, float best) {
-      uint32_t key = Sortable(best);
-      if (first > 0) key = max(keys[i], key);
-      keys[i] = key;
-      if (last) range.Add(key);
-    };
-    float top[kTogether], sum[kTogether], log_sum[kTogether];
-    if (n <= kKeep * kTopKThreads) {
-      float x[kTogether][kKeep];
+#pragma unroll 1
+  for (int i = threadIdx.x; i < n; i += 4 * kTopKThreads) {
+    float best[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+#pragma unroll 2
+    for (int h = 0; h < heads; ++h)
 #pragma unroll
-      for (int h = 0; h < kTogether; ++h)
+      for (int k = 0; k < 4; ++k)
+        if (i + k * kTopKThreads < n)
+          best[k] = fmaxf(best[k],
+                          __ldcg(scores + h * stride + i + k * kTopKThreads) * scale - log_sums[h]);
 #pragma unroll
-        for (int j = 0; j < kKeep; ++j) x[h][j] = load(h, threadIdx.x + j * kTopKThreads);
-#pragma unroll
-      for (int h = 0; h < kTogether; ++h) {
-        top[h] = -INFINITY, sum[h] = 0;
-#pragma unroll
-        for (int j = 0; j < kKeep; ++j) top[h] = fmaxf(top[h], x[h][j]);
-        if (h < here && top[h] > -INFINITY)
-#pragma unroll
-          for (int j = 0; j < kKeep; ++j) sum[h] += exp2f(x[h][j] - top[h]);
+    for (int k = 0; k < 4; ++k)
+      if (i + k * kTopKThreads < n) {
+        keys[i + k * kTopKThreads] = Sortable(best[k]);
+        range.Add(Sortable(best[k]));
       }
-      BlockLogSum(top, sum, log_sum);
-#pragma unroll
-      for (int j = 0; j < kKeep; ++j) {
-        const int i = threadIdx.x + j * kTopKThreads;
-        if (i >= n) break;
-        float best = -INFINITY;
-#pragma unroll
-        for (int h = 0; h < kTogether; ++h)
-          if (h < here) best = fmaxf(best, x[h][j] - log_sum[h]);
-        fold(i, best);
-      }
-      continue;
-    }
-#pragma unroll
-    for (int h = 0; h < kTogether; ++h) {
-      top[h] = -INFINITY, sum[h] = 0;
-      if (h >= here) continue;
-      for (int i = threadIdx.x; i < n; i += kTopKThreads) top[h] = fmaxf(top[h], load(h, i));
-      if (top[h] > -INFINITY)
-        for (int i = threadIdx.x; i < n; i += kTopKThreads) sum[h] += exp2f(load(h, i) - top[h]);
-    }
-    BlockLogSum(top, sum, log_sum);
-    for (int i = threadIdx.x; i < n; i += kTopKThreads) {
-      float best = -INFINITY;
-#pragma unroll
-      for (int h = 0; h < kTogether; ++h)
-        if (h < here) best = fmaxf(best, load(h, i) - log_sum[h]);
-      fold(i, best);
-    }
   }
   return range;
 }

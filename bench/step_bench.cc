@@ -149,8 +149,8 @@ Result<EngineParts> Load(Flags* flags) {
   HeadSplit split = AllRetrieval(parts.config.layers, parts.config.kv_heads);
   std::string path = o.head_pattern;
   if (path.empty()) {
-    Result<std::optional<std::string>> found = FindHeadPattern(*files);
-    if (found.ok() && *found) path = **found;
+    Result<std::optional<KnownModel>> found = FindKnownModel(*files);
+    if (found.ok() && *found) path = (*found)->head_pattern;
   }
   if (!path.empty() && path != "none") {
     Result<HeadPattern> pattern = LoadHeadPattern(path);

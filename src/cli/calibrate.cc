@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "eval/head_effects.h"
 #include "model/fingerprint.h"
+#include "model/profile.h"
 #include "model/weights.h"
 
 namespace lserve {
@@ -220,11 +221,11 @@ Status Calibrate(Flags* flags) {
   });
   std::vector<Rival> rivals = {{"calibrated", GatesOf(effects)}};
   const HeadPattern gates = rivals[0].pattern;
-  Result<std::optional<std::string>> known = FindHeadPattern(*files);
+  Result<std::optional<KnownModel>> known = FindKnownModel(*files);
   double correlation = 0;
   bool compared = false;
   if (known.ok() && *known) {
-    Result<HeadPattern> shipped = LoadHeadPattern(**known);
+    Result<HeadPattern> shipped = LoadHeadPattern((*known)->head_pattern);
     if (shipped.ok() && shipped->gates.size() == gates.gates.size()) {
       correlation = RankCorrelation(effects.kl, {shipped->gates.begin(), shipped->gates.end()});
       compared = true;
@@ -291,6 +292,34 @@ Status Calibrate(Flags* flags) {
                  {"judged", judged},
                  {"judged_budgets", ScoresJson(budgets)}};
   if (compared) record["rank_correlation_with_known"] = correlation;
+  Profile profile;
+  profile.fingerprint = Fingerprint(*files);
+  profile.model = c.name;
+  profile.head_pattern = "full_attention_heads.tsv";
+  SparsityConfig found;
+  found.static_sparsity = chosen;
+  found.decode_sink = flags->probe.sink;
+  found.decode_local = flags->probe.window;
+  found.prefill_sink = std::max(found.prefill_sink, found.decode_sink);
+  found.prefill_local = std::max(found.prefill_local, found.decode_local);
+  if (budget > 0) found.budget = budget / kBlockTokens * kBlockTokens;
+  if (Status s = Planner::Check(found); !s.ok()) return s;
+  profile.settings = AllSettings(found);
+  Json what = Json::array({"head_pattern", "static_sparsity"});
+  if (budget > 0) what.push_back("budget");
+  const Json provenance = {
+      {"by", "lserve calibrate"},
+      {"samples", flags->samples},
+      {"calibrated_on", fit.size()},
+      {"judged_on", judge.size()},
+      {"target_points", flags->target},
+      {"found", what},
+      {"given", Json::array({"decode_sink", "decode_local"})},
+      {"everything else", budget > 0 ? "the program's defaults"
+                                     : "the program's defaults; no budget that was tried kept the "
+                                       "answers"},
+      {"record", "config.json"}};
+  profile.provenance = provenance.dump();
   const fs::path out = flags->out;
   const std::vector<double> values(gates.gates.begin(), gates.gates.end());
   if (Status s = WriteText(out / "full_attention_heads.tsv", Table(values, c.kv_heads)); !s.ok())
@@ -298,8 +327,8 @@ Status Calibrate(Flags* flags) {
   if (Status s = WriteText(out / "ablation_kl.tsv", Table(effects.kl, c.kv_heads)); !s.ok())
     return s;
   if (Status s = WriteText(out / "config.json", record.dump(1) + "\n"); !s.ok()) return s;
-  fmt::print("{}: use it with --head-pattern {} --static-sparsity {}\n", out.string(),
-             (out / "full_attention_heads.tsv").string(), chosen);
+  if (Status s = WriteText(out / "profile.json", ProfileText(profile)); !s.ok()) return s;
+  fmt::print("{}: use it with --profile {}\n", out.string(), (out / "profile.json").string());
   if (flags->page_map.empty()) return Ok();
   return WriteText(flags->page_map,
                    PageMap(probe->get(), judge[0], split, flags->map_budget).dump() + "\n");
@@ -315,8 +344,9 @@ Command AddCalibrate(CLI::App* app) {
                   "JSON lines of lserve eval generate (or with prompt and answer as token ids); "
                   "every other one calibrates, the rest judges")
       ->required();
-  app->add_option("-o,--out", flags->out,
-                  "Folder for full_attention_heads.tsv, config.json and ablation_kl.tsv")
+  app->add_option(
+         "-o,--out", flags->out,
+         "Folder for profile.json, full_attention_heads.tsv, config.json and ablation_kl.tsv")
       ->required();
   app->add_option("--target", flags->target,
                   "Points of exact answers that static sparsity may cost")

@@ -1,9 +1,11 @@
+#include <sstream>
+
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "engine/sparsity_choice.h"
 #include "kv/kv_cache.h"
 #include "model/fingerprint.h"
 #include "model/weights.h"
-#include "sparse/head_pattern.h"
 
 namespace lserve {
 namespace {
@@ -44,9 +46,32 @@ void PrintMemory(const ModelConfig& c, const HeadSplit& split, double gib) {
   }
 }
 
-int RunInspect(const std::string& name, const std::string& pattern_path, double sparsity,
-               double gib) {
-  Result<std::string> path = FindModel(name);
+// Every setting in force, and whose it is.
+void PrintSettings(const EngineOptions& options, const SparsityChoice& choice) {
+  fmt::print("profile       {}\n", choice.profile_line);
+  if (choice.profile) {
+    std::istringstream lines(choice.profile->provenance);
+    for (std::string line; std::getline(lines, line);) fmt::print("              {}\n", line);
+  }
+  ForEachSetting([&](const char* name, auto given, auto member) {
+    const char* source = "default";
+    if (choice.profile && choice.profile->settings.*given) source = "profile";
+    if (options.given.*given) source = "flag";
+    const auto& value = choice.config.*member;
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, PageScore>)
+      fmt::print("  {:<21} {:<8} {}\n", name, PageScoreName(value), source);
+    else
+      fmt::print("  {:<21} {:<8} {}\n", name, value, source);
+  });
+}
+
+struct Flags {
+  EngineOptions engine;
+  double gib = 4;
+};
+
+int RunInspect(const Flags& flags) {
+  Result<std::string> path = FindModel(flags.engine.model);
   if (!path.ok()) return Fail(path.status());
   Result<ModelFiles> files = OpenModel(*path);
   if (!files.ok()) return Fail(files.status());
@@ -66,52 +91,30 @@ int RunInspect(const std::string& name, const std::string& pattern_path, double 
   fmt::print("weights       {:.1f} MiB in {} tensors\n", weights / (1 << 20),
              files->tensors.size());
   fmt::print("fingerprint   {}\n", Fingerprint(*files));
-  std::optional<std::string> found;
-  if (!pattern_path.empty()) {
-    found = pattern_path;
-  } else {
-    Result<std::optional<std::string>> known = FindHeadPattern(*files);
-    if (!known.ok()) return Fail(known.status());
-    found = *known;
-  }
-  HeadSplit split = AllRetrieval(c.layers, c.kv_heads);
-  if (found) {
-    Result<HeadPattern> pattern = LoadHeadPattern(*found);
-    if (!pattern.ok()) return Fail(pattern.status());
-    if (pattern->layers != c.layers || pattern->kv_heads != c.kv_heads)
-      return Fail(InvalidArgument("{}: {} layers of {} KV heads, the model has {} of {}", *found,
-                                  pattern->layers, pattern->kv_heads, c.layers, c.kv_heads));
-    split = SplitHeads(*pattern, sparsity);
-    fmt::print("head pattern  {}\n", *found);
-    fmt::print(
-        "              static sparsity {}: {} of {} KV heads stream, {:.1f} % of the gate mass "
-        "lost\n",
-        sparsity, split.streaming, split.total, 100 * split.lost_gate_mass);
-  } else {
-    fmt::print("head pattern  none known: every KV head is a retrieval head\n");
-  }
+  const EngineOptions& options = flags.engine;
+  Result<SparsityChoice> choice = ChooseSparsity(options, *files);
+  if (!choice.ok()) return Fail(choice.status());
+  const HeadSplit& split = choice->heads;
+  PrintSettings(options, *choice);
+  fmt::print("heads         {}\n", choice->heads_line);
   fmt::print("              retrieval heads a layer:");
   for (const HeadMap& layer : split.layers) fmt::print(" {}", layer.count(HeadClass::kRetrieval));
   fmt::print("\n");
-  PrintMemory(c, split, gib);
+  PrintMemory(c, split, flags.gib);
   return 0;
 }
 
 }  // namespace
 
 Command AddInspect(CLI::App* app) {
-  struct Flags {
-    std::string model = kDefaultModel, pattern;
-    double sparsity = 0.5, gib = 4;
-  };
   auto flags = std::make_shared<Flags>();
-  app->add_option("model", flags->model, "GGUF file, Hugging Face directory or default model")
+  flags->engine.model = kDefaultModel;
+  app->add_option("model", flags->engine.model,
+                  "GGUF file, Hugging Face directory or default model")
       ->capture_default_str();
-  app->add_option("--head-pattern", flags->pattern, "DuoAttention gate table; empty: by model");
-  app->add_option("--static-sparsity", flags->sparsity, "Share of KV heads that stream")
-      ->capture_default_str();
+  AddSparsityFlags(app, &flags->engine);
   app->add_option("--kv-memory", flags->gib, "GiB for KV pages")->capture_default_str();
-  return [flags] { return RunInspect(flags->model, flags->pattern, flags->sparsity, flags->gib); };
+  return [flags] { return RunInspect(*flags); };
 }
 
 }  // namespace lserve

@@ -64,8 +64,58 @@ Result<std::string> FindModel(const std::string& model) {
       model, fmt::join(kNamed, ", "));
 }
 
+void AddSparsityFlags(CLI::App* app, EngineOptions* engine) {
+  using S = SparsitySettings;
+  const char* const group = "Sparse attention";
+  const auto text = [](const char* t) { return std::string(t); };
+  app->add_option("--profile", engine->profile,
+                  text("settings found for the model (lserve calibrate writes them); flags beside "
+                       "it win. Empty: by model; none"))
+      ->group(group);
+  app->add_flag("--force-profile", engine->force_profile,
+                text("take a profile that was made for another model"))
+      ->group(group);
+  app->add_option("--head-pattern", engine->head_pattern,
+                  text("DuoAttention gate table (TSV); empty: by profile or model; none: every "
+                       "head is a retrieval head"))
+      ->group(group);
+  const SparsitySettings defaults = AllSettings(SparsityConfig());
+  const auto setting = [&](const char* flag, auto member, const char* help) {
+    app->add_option(flag, engine->given.*member, text(help))
+        ->default_str(fmt::format("{}", *(defaults.*member)))
+        ->group(group);
+  };
+  setting("--static-sparsity", &S::static_sparsity, "share of KV heads that stream");
+  setting("--prefill-sink", &S::prefill_sink, "streaming heads, prompt: first tokens they see");
+  setting("--prefill-local", &S::prefill_local, "streaming heads, prompt: newest tokens they see");
+  setting("--decode-sink", &S::decode_sink, "streaming heads, answer: first tokens");
+  setting("--decode-local", &S::decode_local, "streaming heads, answer: newest tokens");
+  setting("--budget", &S::budget, "retrieval heads, answer: tokens read a step");
+  setting("--selector-sink-pages", &S::selector_sink_pages,
+          "pages at the start that retrieval heads always read");
+  setting("--selector-local-pages", &S::selector_local_pages,
+          "newest pages that retrieval heads always read");
+  app->add_option_function<std::string>(
+         "--page-score",
+         [engine](const std::string& score) {
+           engine->given.page_score = score == "keys" ? PageScore::kKeys : PageScore::kBounds;
+         },
+         text("what ranks the pages of retrieval heads: keys, the best stored key (exact); "
+              "or bounds, the best bound by key statistics (reads less, finds less)"))
+      ->check(CLI::IsMember({"keys", "bounds"}))
+      ->default_str("keys")
+      ->group(group);
+  setting("--logical-page", &S::logical_page, "tokens that share key statistics: 16, 32 or 64");
+  setting("--reuse-interval", &S::reuse_interval, "steps that share one selection");
+  setting("--dense-below", &S::dense_below, "shorter contexts are read whole by retrieval heads");
+  app->add_flag_function(
+         "--shared-lists,!--no-shared-lists",
+         [engine](int64_t count) { engine->given.shared_lists = count > 0; },
+         text("one page list a KV head (default), or one a query head as in the paper"))
+      ->group(group);
+}
+
 void EngineFlags::AddTo(CLI::App* app) {
-  SparsityConfig& s = engine.sparsity;
   engine.model = kDefaultModel;
   const auto text = [](const char* t) { return std::string(t); };
   app->add_option("-m,--model", engine.model,
@@ -127,63 +177,11 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->check(CLI::IsMember({"lserve", "dense"}))
       ->capture_default_str()
       ->group("Sparse attention");
-  app->add_option("--head-pattern", engine.head_pattern,
-                  text("DuoAttention gate table (TSV); empty: by model; none: every head is a "
-                       "retrieval head"))
-      ->group("Sparse attention");
-  app->add_option("--static-sparsity", s.static_sparsity, text("share of KV heads that stream"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--prefill-sink", s.prefill_sink,
-                  text("streaming heads, prompt: first tokens they see"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--prefill-local", s.prefill_local,
-                  text("streaming heads, prompt: newest tokens they see"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--decode-sink", s.decode_sink, text("streaming heads, answer: first tokens"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--decode-local", s.decode_local, text("streaming heads, answer: newest tokens"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--budget", s.budget, text("retrieval heads, answer: tokens read a step"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--selector-sink-pages", s.selector_sink_pages,
-                  text("pages at the start that retrieval heads always read"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--selector-local-pages", s.selector_local_pages,
-                  text("newest pages that retrieval heads always read"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option(
-         "--page-score", page_score,
-         text("what ranks the pages of retrieval heads: keys, the best stored key (exact); "
-              "or bounds, the best bound by key statistics (reads less, finds less)"))
-      ->check(CLI::IsMember({"keys", "bounds"}))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--logical-page", s.logical_page,
-                  text("tokens that share key statistics: 16, 32 or 64"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--reuse-interval", s.reuse_interval, text("steps that share one selection"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--dense-below", s.dense_below,
-                  text("shorter contexts are read whole by retrieval heads"))
-      ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_option("--audit-interval", s.audit_interval,
+  AddSparsityFlags(app, &engine);
+  app->add_option("--audit-interval", engine.sparsity.audit_interval,
                   text("one layer of a decode step in this many is computed dense as well, to "
                        "measure the attention mass that selection missed; 0: none, 64 is cheap"))
       ->capture_default_str()
-      ->group("Sparse attention");
-  app->add_flag("--shared-lists,!--no-shared-lists", s.shared_lists,
-                text("one page list a KV head (default), or one a query head as in the paper"))
       ->group("Sparse attention");
 
   app->add_option("--max-running", engine.max_running, text("sequences that run together"))
@@ -230,7 +228,7 @@ Result<EngineOptions> EngineFlags::Finish() {
   if (!types.ok()) return InvalidArgument("--kv: {}", types.status().message());
   engine.kv = *types;
   engine.sparsity.mode = attention == "dense" ? AttentionMode::kDense : AttentionMode::kLserve;
-  engine.sparsity.page_score = page_score == "keys" ? PageScore::kKeys : PageScore::kBounds;
+  Apply(engine.given, &engine.sparsity);  // for those who read no profile
   engine.weights_bf16 = weights == "bf16";
   if (!engine.random_weights.empty()) return engine;  // no model is read
   Result<std::string> path = FindModel(engine.model);

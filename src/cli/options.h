@@ -16,7 +16,6 @@ struct EngineFlags {
   EngineOptions engine;
   std::string kv = "kv16";
   std::string attention = "lserve";
-  std::string page_score = "keys";
   std::string weights = "stored";
 
   // Adds every engine flag to `app`, grouped, with help a newcomer can work from. *this must
@@ -25,6 +24,10 @@ struct EngineFlags {
   // Checks what CLI11 cannot and finds the model. Errors name the flag.
   Result<EngineOptions> Finish();
 };
+
+// The flags about sparsity alone, into engine->given, profile and head_pattern; *engine must
+// outlive parsing.
+void AddSparsityFlags(CLI::App* app, EngineOptions* engine);
 
 // A path as it is; the name of a default model (smollm2-135m-longctx, ...) or ORG/NAME that was
 // pulled: its path in the folder of models, fetched first where it is a default and missing.

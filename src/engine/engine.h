@@ -9,7 +9,7 @@
 #include "engine/request.h"
 #include "model/config.h"
 #include "plan/kv_codec.h"
-#include "sparse/config.h"
+#include "sparse/settings.h"
 #include "text/tokenizer.h"
 
 namespace lserve {
@@ -26,14 +26,18 @@ struct EngineOptions {
   int threads = 0;               // 0: one a core
   bool weights_bf16 = false;     // convert weights instead of multiplying in their stored type
   KvTypes kv{KvType::kKv16, KvType::kKv16};
+  // What is in force: Create applies the profile to it, then what was given.
   SparsityConfig sparsity;
-  std::string head_pattern;  // path of a DuoAttention TSV; empty: by model fingerprint; "none":
-                             // every head is a retrieval head
-  int max_context = 0;       // tokens; 0: the model's, as far as the pools can hold it
+  SparsitySettings given;
+  std::string profile;         // path; empty: by model fingerprint; "none"
+  bool force_profile = false;  // also one of another model
+  std::string head_pattern;    // path of a DuoAttention TSV; empty: the profile's, or by model;
+                             // "none": every head is a retrieval head
+  int max_context = 0;  // tokens; 0: the model's, as far as the pools can hold it
   // Both pools together; 0: 4 on a CPU, on a GPU what is left of its memory.
   double kv_memory_gib = 0;
-  int max_running = 32;      // sequences
-  int max_queue = 256;       // waiting requests
+  int max_running = 32;  // sequences
+  int max_queue = 256;   // waiting requests
   // Token budget of a step (the largest prefill chunk); 0: 512 on a CPU, 8192 on a GPU.
   int step_tokens = 0;
   // Longest step beside decoding sequences; 0: chosen by how long it takes without prompts.

@@ -4,55 +4,15 @@
 #include "engine/engine_device.h"
 #include "engine/engine_thread.h"
 #include "engine/kv_identity.h"
-#include "model/fingerprint.h"
+#include "engine/sparsity_choice.h"
 #include "model/model.h"
 #include "model/shapes.h"
 #include "model/weights.h"
-#include "sparse/head_pattern.h"
 
 namespace lserve {
 namespace {
 
 double Gib(double bytes) { return bytes / (1 << 30); }
-
-// The split and a line that says where it comes from.
-struct Split {
-  HeadSplit heads;
-  std::string description;
-};
-Result<Split> ChooseSplit(const EngineOptions& options, const ModelFiles& files) {
-  const ModelConfig& config = files.config;
-  Split none{AllRetrieval(config.layers, config.kv_heads), ""};
-  std::string path = options.head_pattern;
-  if (path == "none" || options.sparsity.static_sparsity <= 0) {
-    none.description = "every KV head is a retrieval head (asked for)";
-    return none;
-  }
-  if (path.empty()) {
-    Result<std::optional<std::string>> found = FindHeadPattern(files);
-    if (!found.ok()) return found.status();
-    if (!*found) {
-      none.description =
-          "no head pattern is known for this model: every KV head is a retrieval head. A "
-          "DuoAttention gate table can be given with --head-pattern FILE";
-      return none;
-    }
-    path = **found;
-  }
-  Result<HeadPattern> pattern = LoadHeadPattern(path);
-  if (!pattern.ok()) return pattern.status().Annotate("--head-pattern");
-  if (pattern->layers != config.layers || pattern->kv_heads != config.kv_heads) {
-    return InvalidArgument("--head-pattern {}: {} layers of {} KV heads, the model has {} of {}",
-                           path, pattern->layers, pattern->kv_heads, config.layers,
-                           config.kv_heads);
-  }
-  Split split{SplitHeads(*pattern, options.sparsity.static_sparsity), ""};
-  split.description = fmt::format(
-      "{} of {} KV heads stream (pattern {}, static sparsity {}), {:.1f} % of the gate mass lost",
-      split.heads.streaming, split.heads.total, path, options.sparsity.static_sparsity,
-      100 * split.heads.lost_gate_mass);
-  return split;
-}
 
 constexpr double kHostKvGib = 4;  // without --kv-memory
 
@@ -70,8 +30,7 @@ Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCach
   const int64_t pages = static_cast<int64_t>(budget / static_cast<double>(bytes));
   const int64_t fits = pages * kBlockTokens;
   if (pages < 2)
-    return InvalidArgument("--kv-memory {} GiB: one page of 64 tokens takes {} bytes",
-                           gib, bytes);
+    return InvalidArgument("--kv-memory {} GiB: one page of 64 tokens takes {} bytes", gib, bytes);
   // A sliding window is no plan here yet: within the window full attention is the same thing.
   const int longest = config.sliding_window > 0
                           ? std::min(config.max_position, config.sliding_window)
@@ -94,7 +53,8 @@ Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCach
   return Ok();
 }
 
-std::string Description(const EngineParts& parts, size_t weight_bytes, const std::string& split) {
+std::string Description(const EngineParts& parts, size_t weight_bytes,
+                        const SparsityChoice& choice) {
   const EngineOptions& o = parts.options;
   const ModelConfig& c = parts.config;
   const KvCacheConfig& kv = parts.cache->config();
@@ -106,15 +66,16 @@ std::string Description(const EngineParts& parts, size_t weight_bytes, const std
       "backend   {}\n"
       "attention {}, {}\n"
       "          budget {} tokens, logical page {}, reuse {}, dense below {}\n"
+      "          profile {}\n"
       "KV cache  {}, {:.1f} KiB a token in retrieval heads; {} and {} pages ({:.2f} GiB), "
       "longest context {} tokens",
       o.model, ArchitectureName(c.arch), c.layers, c.q_heads, c.kv_heads, c.head_dim, c.vocab,
       Gib(static_cast<double>(weight_bytes)),
       parts.device ? "cuda on " + parts.device->info().name
                    : fmt::format("{}, {} threads", parts.ops->name(), parts.pool->size()),
-      o.sparsity.mode == AttentionMode::kLserve ? "lserve" : "dense", split, o.sparsity.budget,
-      o.sparsity.logical_page, o.sparsity.reuse_interval, o.sparsity.dense_below, kv.codec.name(),
-      token_bytes / 1024, kv.pages[0], kv.pages[1],
+      o.sparsity.mode == AttentionMode::kLserve ? "lserve" : "dense", choice.heads_line,
+      o.sparsity.budget, o.sparsity.logical_page, o.sparsity.reuse_interval, o.sparsity.dense_below,
+      choice.profile_line, kv.codec.name(), token_bytes / 1024, kv.pages[0], kv.pages[1],
       Gib(static_cast<double>(kv.pages[0] * PageBytes(kv, HeadClass::kRetrieval) +
                               kv.pages[1] * PageBytes(kv, HeadClass::kStreaming))),
       parts.max_context);
@@ -145,7 +106,6 @@ Status LoadOnHost(const ModelFiles& files, KvCacheConfig kv, EngineParts* parts,
 }
 
 Status CheckOptions(const EngineOptions& options) {
-  if (Status s = Planner::Check(options.sparsity); !s.ok()) return s;
   if (options.max_running < 1)
     return InvalidArgument("--max-running: {} (must be at least 1)", options.max_running);
   if (options.max_queue < 0)
@@ -175,10 +135,11 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
   if (!tokenizer.ok()) return tokenizer.status().Annotate(options.model);
   parts.tokenizer = std::move(*tokenizer);
 
-  Result<Split> split = ChooseSplit(options, *files);
-  if (!split.ok()) return split.status();
+  Result<SparsityChoice> choice = ChooseSparsity(options, *files);
+  if (!choice.ok()) return choice.status();
+  options.sparsity = choice->config;
   KvCacheConfig kv;
-  kv.layers = split->heads.layers;
+  kv.layers = choice->heads.layers;
   kv.codec = KvCodec(options.kv.k, options.kv.v, config.head_dim);
 
   Result<std::unique_ptr<Device>> device = OpenDeviceFor(options);
@@ -212,7 +173,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
     if (!store.ok()) return store.status();
     parts.prefix_store = std::move(*store);
   }
-  parts.description = Description(parts, weight_bytes, split->description);
+  parts.description = Description(parts, weight_bytes, *choice);
   return StartEngine(std::move(parts));
 }
 

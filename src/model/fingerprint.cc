@@ -42,11 +42,11 @@ std::string Fingerprint(const ModelFiles& files) {
   return Shape(files.config) + "-" + hex;
 }
 
-Result<std::optional<std::string>> FindHeadPattern(const ModelFiles& files) {
-  const std::string folder = DataDir(), index_path = folder + "/head_patterns/index.json";
+Result<std::optional<KnownModel>> FindKnownModel(const ModelFiles& files) {
+  const std::string folder = DataDir() + "/", index_path = folder + "head_patterns/index.json";
   Result<std::string> text = ReadFile(index_path, 1 << 20);
   if (!text.ok()) {
-    if (text.status().code() == Code::kNotFound) return std::optional<std::string>();
+    if (text.status().code() == Code::kNotFound) return std::optional<KnownModel>();
     return text.status();
   }
   const nlohmann::json index = nlohmann::json::parse(*text, nullptr, false);
@@ -54,16 +54,23 @@ Result<std::optional<std::string>> FindHeadPattern(const ModelFiles& files) {
   const std::string fingerprint = Fingerprint(files),
                     name = Lower(files.config.name + " " + files.path);
   for (const nlohmann::json& entry : index) {
+    const auto text_of = [&](const char* key) {
+      const auto found = entry.find(key);
+      return found != entry.end() && found->is_string() ? found->get<std::string>() : "";
+    };
     if (!entry.is_object() || !entry.contains("file") || !entry["file"].is_string())
       return DataLoss("{}: an entry without \"file\"", index_path);
-    const bool exact = entry.value("fingerprint", "") == fingerprint;
-    const bool named = entry.value("shape", "") == fingerprint.substr(0, fingerprint.rfind('-')) &&
+    const bool exact = text_of("fingerprint") == fingerprint;
+    const bool named = text_of("shape") == fingerprint.substr(0, fingerprint.rfind('-')) &&
                        entry.contains("name") &&
-                       name.find(Lower(entry.value("name", ""))) != std::string::npos;
-    if (exact || named)
-      return std::optional<std::string>(folder + "/" + entry["file"].get<std::string>());
+                       name.find(Lower(text_of("name"))) != std::string::npos;
+    if (!exact && !named) continue;
+    KnownModel known{folder + text_of("file"), {}};
+    if (const std::string profile = text_of("profile"); exact && !profile.empty())
+      known.profile = folder + profile;
+    return std::optional(std::move(known));
   }
-  return std::optional<std::string>();
+  return std::optional<KnownModel>();
 }
 
 }  // namespace lserve

@@ -13,9 +13,14 @@ namespace lserve {
 // bfloat16: a directory and its GGUF give the same.
 std::string Fingerprint(const ModelFiles& files);
 
-// The gate table that data/head_patterns/index.json names for this model: by fingerprint, or, for
-// published tables whose weights we do not have, by shape and name. Nothing when there is none; an
-// error when the index or its file is damaged.
-Result<std::optional<std::string>> FindHeadPattern(const ModelFiles& files);
+// What data/ has for a model: paths.
+struct KnownModel {
+  std::string head_pattern;
+  std::string profile;  // empty: none
+};
+// The entry of data/head_patterns/index.json for this model: by fingerprint, or, for published gate
+// tables whose weights we do not have, by shape and name. Nothing when there is none; an error when
+// the index is damaged.
+Result<std::optional<KnownModel>> FindKnownModel(const ModelFiles& files);
 
 }  // namespace lserve

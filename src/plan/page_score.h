@@ -13,4 +13,8 @@ enum class PageScore {
   kBounds,
 };
 
+inline const char* PageScoreName(PageScore score) {
+  return score == PageScore::kKeys ? "keys" : "bounds";
+}
+
 }  // namespace lserve

@@ -72,6 +72,28 @@ class CalibrateTest(unittest.TestCase):
         self.assertIn("3 of 4 KV heads stream", done.stdout)
         self.assertIn("retrieval heads a layer: 0 1", done.stdout)
 
+    def test_the_profile_serves(self):
+        self.assertEqual(self.calibrate([json.dumps(s) for s in samples(4)]).returncode, 0)
+        path = self.folder / "out" / "profile.json"
+        profile, record = json.loads(path.read_text()), json.loads((self.folder / "out" / "config.json").read_text())
+        self.assertEqual(profile["static_sparsity"], record["static_sparsity"])
+        self.assertEqual(profile["fingerprint"], record["fingerprint"])
+        if record["budget"]:
+            self.assertEqual(profile["budget"], record["budget"])
+
+        def inspect(*flags):
+            return subprocess.run([sys.argv[1], "inspect", str(self.folder / "model"), "--profile", str(path), *flags], capture_output=True, text=True, timeout=60)
+        done = inspect()
+        self.assertIn("3 of 4 KV heads stream", done.stdout)
+        self.assertRegex(done.stdout, rf"static_sparsity +{record['static_sparsity']} +profile")
+        self.assertRegex(inspect("--static-sparsity", "0.25").stdout, r"static_sparsity +0.25 +flag")
+        path.write_text(json.dumps(profile | {"fingerprint": "llama-of-somebody-else"}))
+        done = inspect()
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("llama-of-somebody-else", done.stderr)
+        self.assertIn(profile["fingerprint"], done.stderr)
+        self.assertIn("made for another model", inspect("--force-profile").stdout)
+
     def test_samples_that_tell_nothing_are_left_out(self):
         near = [json.dumps(s) for s in samples(4, (20, 60, 900, 960))]
         done = self.calibrate(near)

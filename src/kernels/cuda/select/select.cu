@@ -17,9 +17,10 @@ namespace lserve::cuda {
 namespace {
 
 constexpr int kWarps = kTopKThreads / 32;
-constexpr int kSetHeads = 8;         // query heads of one product
-constexpr int kMostUnits = 1 << 16;  // of a launch
-constexpr int kMostDue = 32;         // units that a thread block announces at a time
+constexpr int kSetHeads = 8;          // query heads of one product
+constexpr int kMostUnits = 1 << 16;   // of a launch
+constexpr int kMostDue = 32;          // units that a thread block announces at a time
+constexpr int kStaticShared = 14336;  // of the kernel, rounded up
 
 // Items scored of each unit, a (row, KV head). Zero between launches, which must not overlap in
 // time.
@@ -212,8 +213,9 @@ cudaError_t RunSelect(const SelectParams& p, cudaStream_t stream) {
   const size_t shared =
       (static_cast<size_t>(p.args.max_blocks) + static_cast<size_t>(p.args.num_rows) + 1) *
       sizeof(int);
-  static const cudaError_t sized = cudaFuncSetAttribute(
-      SelectKernel<Score>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes - 8192);
+  static const cudaError_t sized =
+      cudaFuncSetAttribute(SelectKernel<Score>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           device.shared_bytes - kStaticShared);
   if (sized != cudaSuccess) return sized;
   return LaunchDependent(SelectKernel<Score>, dim3(static_cast<unsigned>(device.processors)),
                          kTopKThreads, shared, stream, device.capability >= 90, p);

@@ -26,7 +26,13 @@ Made Make(std::vector<int> counts, int grid, bool deterministic) {
   const int tiles = static_cast<int>(m.counts.size());
   const int total = std::accumulate(m.counts.begin(), m.counts.end(), 0);
   m.prefixes.assign(2 * m.counts.size() + 2, 0);
-  int filled = 0, before[2] = {};
+  int filled = 0, before[2] = {}, parts = 0;
+  for (int n : m.counts) {
+    int units[2];
+    DecodeSchedule::Units(n, true, false, kLead, units);
+    parts += units[1];
+  }
+  deterministic |= parts <= grid;
   for (int i = 0; i < tiles; ++i) {
     int units[2];
     DecodeSchedule::Units(m.counts[static_cast<size_t>(i)], deterministic,

@@ -1,6 +1,7 @@
 // Launches with programmatic dependent launch where the device has it (sm_90 on): the kernel may
 // start while its predecessor in the stream ends. Every kernel so launched calls ptx::GridWait
-// before it touches memory.
+// before it touches memory, except for what was complete before the predecessor began (weights;
+// `settled`, args.h).
 #pragma once
 
 #include <cuda_runtime.h>

@@ -62,8 +62,8 @@ cudaError_t LaunchDecode(const DecodeArgs& args, cudaStream_t stream) {
   if (p.rows < 1 || p.rows > 64) return cudaErrorInvalidValue;
   p.n_tiles = (p.rows + 7) / 8;
   p.row_groups = p.rows <= 16 ? 1 : p.rows <= 32 ? 2 : 4;
-  // Beginning a segment takes about as long as reading 32 KB.
-  p.tile_lead = 32768 / args.view.codec.slice_bytes;
+  // A segment costs about as much as reading 64 KB, beside its blocks.
+  p.tile_lead = 65536 / args.view.codec.slice_bytes;
   p.lse = reinterpret_cast<float*>(args.workspace + layout.lse);
   p.partial = reinterpret_cast<float*>(args.workspace + layout.partial);
   const int grid = std::min(device.processors, kMostGrid);

@@ -202,10 +202,10 @@ __device__ __forceinline__ void Copy(const DecodeParams& p, const DecodeMaps& ma
   Order order{};
   int split = 0;  // segments with partial results
   // A share of the first line (deterministic: of the second), then what the counter deals.
-  const int dealt = p.args.deterministic ? grid : 0;
+  const int dealt = schedule.deterministic ? grid : 0;
   const int left = max(0, schedule.lines[1].shares - dealt);
   SegmentWalk walk(schedule);
-  walk.Start(p.args.deterministic ? 1 : 0, blockIdx.x);
+  walk.Start(schedule.deterministic ? 1 : 0, blockIdx.x);
 #pragma unroll 1
   for (;;) {
     if (!walk.Next(&order.segment)) {
@@ -323,7 +323,9 @@ __global__ void __launch_bounds__(kDecodeThreads<C>, 1)
     ptx::PrefetchMap(&maps.pool[1]);
 #endif
   }
-  ptx::GridTrigger();
+  // No GridTrigger: with it thread blocks of the next kernels, which wait for this one and for each
+  // other, would follow on every multiprocessor without a gap, and it would keep this kernel's
+  // division of its memory, with little left for the first-level cache, for a whole layer.
   if (!p.args.settled) ptx::GridWait();
   constexpr int kThreads = kDecodeThreads<C>, kTileWords = sizeof(Tile) / sizeof(int);
   if (num_tiles <= kFewTiles)

@@ -11,10 +11,15 @@ __device__ __forceinline__ void MakeSchedule(const int* counts, int num_tiles, b
                                              int grid, int lead, int* prefixes,
                                              DecodeSchedule* schedule) {
   const int lane = threadIdx.x % 32;
-  int total = 0, filled = 0;
+  int total = 0, filled = 0, parts = 0;
 #pragma unroll 1
-  for (int i = lane; i < num_tiles; i += 32) total += counts[i], filled += counts[i] > 0;
+  for (int i = lane; i < num_tiles; i += 32) {
+    int units[2];
+    DecodeSchedule::Units(counts[i], true, false, lead, units);
+    total += counts[i], filled += counts[i] > 0, parts += units[1];
+  }
   total = __reduce_add_sync(~0u, total), filled = __reduce_add_sync(~0u, filled);
+  deterministic |= static_cast<int>(__reduce_add_sync(~0u, parts)) <= grid;
   const bool second = DecodeSchedule::Second(total, grid);
   int before[2] = {};
 #pragma unroll 1

@@ -13,6 +13,8 @@
 //                  n shares is cut at its (T / n)-th blocks, wherever tiles end.
 //   deterministic  The first line is empty. A list is cut every PartBlocks(its length) blocks,
 //                  whatever else is in the batch; these parts are the shares of the second line.
+//                  So are usual launches of so little work that every part has a thread block of
+//                  its own: to end a segment takes longer than to read one.
 //
 // A piece of a list that one share holds is a segment; its partial result has a slot. A tile's
 // slots are consecutive in each line, and are merged in order. In a line, slot = tile + share: both
@@ -28,7 +30,6 @@ namespace lserve::cuda {
 
 inline constexpr int kMaxParts = 32;          // of a list, deterministic
 inline constexpr int kMostGrid = 160;         // thread blocks
-inline constexpr int kLeastShare = 5;         // units of a first line: as many are computed at once
 inline constexpr int kSecondShares = 4;       // shares of the second line, a thread block
 inline constexpr int kSecondTileShares = 32;  // and a tile, at most: somebody has to merge them
 inline constexpr int kSecondFrom = 24;        // blocks a thread block from which there is a second
@@ -120,8 +121,7 @@ struct DecodeSchedule {
   // `prefixes`: two arrays of num_tiles + 1, of units before each tile. `filled`: tiles that list
   // something.
   LSERVE_HOST_DEVICE void Cut(const int* prefixes, int grid, int filled, int lead) {
-    const int shares = (prefixes[num_tiles] + kLeastShare - 1) / kLeastShare;
-    lines[0].Cut(prefixes, num_tiles, std::min(grid, shares), 0, lead);
+    lines[0].Cut(prefixes, num_tiles, grid, 0, lead);
     const int* units = prefixes + num_tiles + 1;
     const int total = units[num_tiles];
     if (deterministic) {  // a share a part, slots from 0

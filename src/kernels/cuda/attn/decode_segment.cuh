@@ -104,6 +104,7 @@ inline constexpr int kQueryBytes = 2 * C::kDim + 16;
 
 template <class C>
 __device__ __forceinline__ void ComputeBarrier() {
+  __syncwarp();
   ptx::NamedBarrier(1, 32 * kComputeWarps<C>);
 }
 

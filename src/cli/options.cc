@@ -214,9 +214,10 @@ void EngineFlags::AddTo(CLI::App* app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group("KV cache");
-  app->add_flag("--deterministic", engine.deterministic,
-                text("answers do not depend on what else runs (on a CPU they never do; on a GPU "
-                     "this costs speed)"))
+  app->add_flag(
+         "--deterministic", engine.deterministic,
+         text("answers do not depend on what else runs (on a CPU they never do; on a GPU this "
+              "costs speed, and how a prompt is cut into chunks still shows in last bits)"))
       ->group("Scheduling");
   app->add_option("--seed", engine.seed, text("for requests without one; 0: from the system"))
       ->capture_default_str()

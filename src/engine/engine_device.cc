@@ -82,7 +82,9 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
     if (o.sparsity.mode == AttentionMode::kDense || page[1] == 0) {
       pages[0] = pages[1] = static_cast<int64_t>(left / static_cast<double>(page[0] + page[1]));
     } else {
-      pages[1] = StreamingPages(o, longest_pages);
+      // At most half of the room: where memory is short, fewer sequences run together.
+      pages[1] = std::min(StreamingPages(o, longest_pages),
+                          static_cast<int64_t>(left / 2 / static_cast<double>(page[1])));
       pages[0] = static_cast<int64_t>((left - static_cast<double>(pages[1] * page[1])) /
                                       static_cast<double>(std::max<int64_t>(page[0], 1)));
     }

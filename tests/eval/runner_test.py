@@ -105,6 +105,14 @@ class RunnerTest(unittest.TestCase):
             self.run_eval(server.url, status=1)
         self.assertEqual(len(Results(self.out).rows), 40)
 
+    def test_a_lost_server_is_given_up(self):
+        with FakeServer(lambda text, body: None) as server:
+            done = subprocess.run([sys.executable, str(EVAL), "run", "--url", server.url, "--text", "generated", "--out", str(self.out), "--lengths", "1024", "--samples", "60", "--tasks", "niah_single_1"],
+                                  capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("GIVEN UP: 40 requests failed one after the other", done.stderr)
+        self.assertLess(len(server.requests), 60)
+
     def test_teacher_forced(self):
         with FakeServer(find) as server:
             done = subprocess.run([sys.executable, str(EVAL), "run", "--url", server.url, "--text", "generated", "--out", str(self.out), "--lengths", "1024", "--samples", "3", "--tasks", "copy_nll,perplexity"],

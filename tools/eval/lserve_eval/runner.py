@@ -15,6 +15,7 @@ from .sample import Sample, Task
 from .settings import Setting
 from .sizing import filler
 
+GIVE_UP = 40  # failures in a row that mean the server is lost
 BUCKETS = [0, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072, 1 << 30]
 
 
@@ -103,10 +104,11 @@ class Run:
         self._lock = threading.Lock()
         self._finished = self._total = 0
         self._started = time.monotonic()
+        self._failed_in_a_row = 0
         self.failures: list[str] = []
 
     def all(self, tasks: list[Task], lengths: list[int], counts: dict[str, int]) -> bool:
-        """Whether everything was run. Errors of single samples are kept in `failures` and do not end the run."""
+        """Whether everything was run. Errors of single samples are kept in `failures` and do not end the run; GIVE_UP in a row do."""
         jobs = []
         for length in lengths:
             for index in range(max(counts.values())):  # all tasks grow together, so that a run that is cut off is of use
@@ -119,7 +121,7 @@ class Run:
         with concurrent.futures.ThreadPoolExecutor(self._concurrency) as pool:
             running: set = set()
             for task, length, index, missing in jobs:
-                if time.monotonic() > self._deadline:
+                if time.monotonic() > self._deadline or self._failed_in_a_row >= GIVE_UP:
                     complete = False
                     break
                 try:
@@ -138,11 +140,14 @@ class Run:
 
     def _sample(self, sample: Sample, ids: list[int], settings: list[Setting]) -> None:
         for setting in settings:
+            if self._failed_in_a_row >= GIVE_UP:
+                return
             try:
                 row = ask(self._client, sample, ids, setting)
             except Exception as error:  # a failed request costs its result, not the run
                 self._fail(f"{setting.name} {sample.task} {sample.length} #{sample.index}: {error}", 1)
                 continue
+            self._failed_in_a_row = 0
             self._results.add(row)
             self._progress(row)
 
@@ -151,6 +156,9 @@ class Run:
             self._finished += results
             self.failures.append(words)
             print(f"FAILED {words}", file=self._out, flush=True)
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row == GIVE_UP:
+                print(f"GIVEN UP: {GIVE_UP} requests failed one after the other", file=self._out, flush=True)
 
     def _progress(self, row: dict) -> None:
         with self._lock:

@@ -46,6 +46,8 @@ class FakeServer:
                 text = decode(body["prompt"])
                 usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": 5, "lserve": {"pages_total": 100, "pages_read": 20 if
                          body.get("lserve", {}).get("attention") != "dense" else 100, "prefill_blocks_total": 10, "prefill_blocks_read": 10}}
+                if body.get("lserve", {}).get("audit"):
+                    usage["lserve"] |= {"audited": 3, "missed_mass_mean": 0.125, "missed_mass_max": 0.5}
                 if "prompt_logprobs" in body:
                     listed = [None] + [{str(t): {"logprob": -1.0 if body.get("lserve", {}).get("attention") == "dense" else -1.5}} for t in body["prompt"][1:]]
                     return self.reply(200, {"choices": [{"text": "", "finish_reason": "length", "prompt_logprobs": listed}], "usage": usage})

@@ -66,6 +66,28 @@ class RunnerTest(unittest.TestCase):
         self.assertTrue(worse["interval"][0] < worse["loss"] < worse["interval"][1])
         self.assertEqual(worse["visited"], 0.2)
 
+    def test_missed_mass_is_reported(self):
+        with FakeServer(find) as server:
+            said = self.run_eval(server.url, "--setting", "audited:budget=2048,audit=16")
+        self.assertIn({"attention": "lserve", "budget": 2048, "audit": 16}, [r["lserve"] for r in server.requests])
+        paired = {p["setting"]: p for p in json.loads(self.out.with_suffix(".summary.json").read_text())["paired"]}
+        self.assertEqual(paired["audited"]["missed_mass"], 0.125)
+        self.assertIsNone(paired["budget2048"]["missed_mass"])
+        self.assertRegex(said, r"audited .*\| 0\.125 +\|")
+
+    def test_a_name_stands_for_one_setting(self):
+        with FakeServer(find) as server:
+            self.run_eval(server.url)
+            before = self.out.read_text()
+            server.requests.clear()
+            for changed in (["--setting", "budget2048:budget=4096"], ["--seed", "7"]):
+                command = [sys.executable, str(EVAL), "run", "--url", server.url, "--text", "generated", "--out", str(self.out), "--lengths", "512", "--samples", "1", "--tasks", "grid"]
+                done = subprocess.run([*command, *(changed if "--setting" in changed else ["--setting", "dense", *changed])], capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn("Take another name or another file", done.stderr)
+            self.assertEqual(server.requests, [])
+        self.assertEqual(self.out.read_text(), before)
+
     def test_page(self):
         with FakeServer(find) as server:
             self.run_eval(server.url)

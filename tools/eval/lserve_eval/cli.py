@@ -64,8 +64,9 @@ def run_plan(args, material: Material, plan: list[dict], out: pathlib.Path) -> i
                 raise ValueError(f"--url: setting {settings[0].name} needs a server of its own (flags {' '.join(settings[0].flags())})")
             try:
                 with server_for(args, [*block["server"], *settings[0].flags()]) as client:
+                    results.check_same(settings, client.model, args.seed)
                     results.add({"kind": "run", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": client.model, "seed": args.seed,
-                                 "flags": [*block["server"], *settings[0].flags()], "settings": [s.name for s in settings], "material": material.describe(),
+                                 "flags": [*block["server"], *settings[0].flags()], "settings": [s.name for s in settings], "definitions": {s.name: s.definition() for s in settings}, "material": material.describe(),
                                  "server_words": getattr(client, "words", "")})
                     run = Run(client, results, settings, args.seed, args.concurrency, deadline)
                     complete &= run.all([known[t] for t in tasks], block["lengths"], counts)
@@ -201,7 +202,7 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--lengths", default="4096", help="tokens of prompt and answer together, comma separated")
     one.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="a task and length")
     one.add_argument("--setting", action="append",
-                     help="NAME, or NAME:key=value,...; attention and budget go into the request, other keys are flags of lserve serve (kv=kv8, static-sparsity=0.75)")
+                     help="NAME, or NAME:key=value,...; attention, budget and audit go into the request, other keys are flags of lserve serve (kv=kv8, profile=FILE)")
     one.add_argument("--server-flag", action="append", help="flag for every server started, as in --server-flag=--dense-below=0")
 
     suite = add("suite", command_suite, "run a file of blocks, as bench/accuracy/grid.json")

@@ -22,6 +22,12 @@ def visited(rows: list[dict]) -> float | None:
     return sum(r.get("pages_read", 0) for r in rows) / total if total else None
 
 
+def missed(rows: list[dict]) -> float | None:
+    """Mean attention mass that page selection missed, where it was audited."""
+    values = [r["missed_mass_mean"] for r in rows if "missed_mass_mean" in r]
+    return mean(values) if values else None
+
+
 def _agreement(pairs: list[tuple[dict, dict]]) -> dict | None:
     """Of greedy runs with log-probabilities. Up to the first difference both were given the same tokens."""
     pairs = [(a, b) for a, b in pairs if "tokens" in a and "tokens" in b]
@@ -80,7 +86,7 @@ def summarise(rows: list[dict], runs: list[dict], baseline: str) -> dict:
     for row in rows:
         groups[row["setting"], row["length"], row["task"]].append(row)
     for (setting, length, task), group in sorted(groups.items(), key=lambda kv: (settings.index(kv[0][0]), kv[0][1:])):
-        entry = {"setting": setting, "length": length, "task": task, "samples": len(group), "visited": visited(group),
+        entry = {"setting": setting, "length": length, "task": task, "samples": len(group), "visited": visited(group), "missed_mass": missed(group),
                  "seconds": mean(r["seconds"] for r in group), "cached": mean(r["cached_tokens"] / max(1, r["prompt_tokens"]) for r in group)}
         if "score" in group[0]:
             values = [100 * r["score"] for r in group]
@@ -94,7 +100,7 @@ def summarise(rows: list[dict], runs: list[dict], baseline: str) -> dict:
         for length in [*lengths, None] if len(lengths) > 1 else lengths:
             pairs = [(a, b) for a, b in _pairs(rows, setting, baseline) if length in (None, a["length"])]
             if pairs:
-                summary["paired"].append({"setting": setting, "length": length or "all", **compare(pairs), "visited": visited([b for _, b in pairs]),
+                summary["paired"].append({"setting": setting, "length": length or "all", **compare(pairs), "visited": visited([b for _, b in pairs]), "missed_mass": missed([b for _, b in pairs]),
                                           "seconds": mean(b["seconds"] for _, b in pairs), "baseline_seconds": mean(a["seconds"] for a, _ in pairs)})
     return summary
 
@@ -129,8 +135,8 @@ def paired_table(summary: dict) -> tuple[list[str], list[list[str]]]:
             low, high = p["interval"]
             lines.append([p["setting"], str(p["length"]), str(p["pairs"]), f"{p['baseline']:.1f}", f"{p['score']:.1f}", f"{p['loss']:+.2f} ({low:+.2f} to {high:+.2f})",
                           f"{p['flips_lost']} / {p['flips_won']}", f"{p['mcnemar_p']:.2f}", percent(p["identical"]), f"{p['worst_task']} {p['worst_loss']:+.1f}",
-                          percent(p["visited"]), f"{p['answer_length_ratio']:.3f}", f"{p['seconds']:.1f} / {p['baseline_seconds']:.1f}"])
-    return ["setting", "length", "pairs", "baseline", "score", "loss (95 %)", "flips lost / won", "McNemar p", "identical", "worst task", "KV read", "answer length",
+                          percent(p["visited"]), "-" if p["missed_mass"] is None else f"{p['missed_mass']:.3f}", f"{p['answer_length_ratio']:.3f}", f"{p['seconds']:.1f} / {p['baseline_seconds']:.1f}"])
+    return ["setting", "length", "pairs", "baseline", "score", "loss (95 %)", "flips lost / won", "McNemar p", "identical", "worst task", "KV read", "missed mass", "answer length",
             "seconds, baseline's"], lines
 
 

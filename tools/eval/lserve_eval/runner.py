@@ -41,6 +41,15 @@ class Results:
     def key(row: dict) -> tuple:
         return row["setting"], row["task"], row["length"], row["index"]
 
+    def check_same(self, settings: list[Setting], model: str, seed: int) -> None:
+        """That results under these names, if there are any, came about as they would now: else the file would mix what no report can tell apart."""
+        for run in self.runs:
+            for s in settings:
+                then = run.get("definitions", {}).get(s.name)
+                if then is not None and (then, run["model"], run["seed"]) != (s.definition(), model, seed):
+                    raise ValueError(f"{self.path}: has results of setting {s.name} made with {then}, model {run['model']}, seed {run['seed']}; "
+                                     f"now it is {s.definition()}, {model}, {seed}. Take another name or another file")
+
     def has(self, *key) -> bool:
         return key in self._done
 
@@ -89,7 +98,8 @@ def ask(client: Client, sample: Sample, ids: list[int], setting: Setting) -> dic
             row["score"] = scores.METRICS[sample.metric](answer["text"], sample.answers)
             row["answers"] = sample.answers
     pages = usage.get("lserve") or {}
-    row |= {key: pages[key] for key in ("pages_total", "pages_read", "prefill_blocks_total", "prefill_blocks_read") if key in pages}
+    row |= {key: pages[key] for key in ("pages_total", "pages_read", "prefill_blocks_total", "prefill_blocks_read", "audited", "missed_mass_mean", "missed_mass_max")
+            if key in pages}
     row["cached_tokens"] = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
     return row
 

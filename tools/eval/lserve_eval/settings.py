@@ -1,7 +1,7 @@
 """Attention settings under comparison: what a request says itself, and what the server must be started with."""
 import dataclasses
 
-REQUEST_KEYS = {"attention": str, "budget": int}
+REQUEST_KEYS = {"attention": str, "budget": int, "audit": int}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,13 +14,17 @@ class Setting:
     def own(self) -> dict:
         return {} if self.plain or not self.request else {"lserve": dict(self.request)}
 
+    def definition(self) -> dict:
+        """What the name stands for, as a file of results keeps it."""
+        return {"request": dict(self.request), "server": self.flags()}
+
     def flags(self) -> list[str]:
         """A value of None stands for a flag without one."""
         return [word for key, value in self.server for word in ([f"--{key}"] if value is None else [f"--{key}", str(value)])]
 
 
 def parse(spec: str) -> Setting:
-    """NAME:key=value,key=value. attention and budget go into the request, other keys are flags of `lserve serve`."""
+    """NAME:key=value,key=value. attention, budget and audit go into the request, other keys are flags of `lserve serve`."""
     name, _, rest = spec.partition(":")
     if not name:
         raise ValueError(f"--setting {spec}: the name is missing")

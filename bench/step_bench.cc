@@ -53,6 +53,9 @@ class Batch {
  public:
   Batch(EngineParts* parts, int sequences, int depth, int extra, AttentionMode mode, bool prefill)
       : parts_(parts), mode_(mode), states_(static_cast<size_t>(sequences)) {
+    static uint64_t next_id = 1;
+    first_id_ = next_id;
+    next_id += states_.size();
     for (int i = 0; i < sequences && fits_; ++i) {
       const int slot = parts->cache->AllocateSlot();
       if (slot < 0) {
@@ -83,6 +86,7 @@ class Batch {
   void Join(int pos, int count, bool decode, StepRows* rows) {
     for (size_t i = 0; i < slots_.size(); ++i) {
       SeqStep s;
+      s.id = first_id_ + i;
       s.slot = slots_[i];
       s.q_begin = static_cast<int>(rows->tokens.size());
       s.q_len = count;
@@ -107,6 +111,7 @@ class Batch {
   AttentionMode mode_;
   std::vector<SelectionState> states_;
   std::vector<int> slots_;
+  uint64_t first_id_;
   bool fits_ = true;
 };
 
@@ -234,18 +239,19 @@ void TimeDecode(const Flags& flags, EngineParts* parts, const std::string& name,
           {"read_percent", read}});
 }
 
-// A chunk of a prompt behind `depth` tokens, beside `beside` sequences that decode.
+// Chunks of a prompt, one after the other, behind `depth` tokens or somewhat more, beside `beside`
+// sequences that decode.
 void TimeChunk(const Flags& flags, EngineParts* parts, const std::string& name, int depth,
                int chunk, int beside) {
   constexpr int kBesideDepth = 4096, kRuns = 4;
   const int warm = parts->options.sparsity.reuse_interval;
   Batch chats(parts, beside, kBesideDepth, warm + 2 * kRuns, ModeOf(name), false);
-  Batch prompt(parts, 1, depth, chunk, ModeOf(name), true);
+  Batch prompt(parts, 1, depth, (kRuns + 1) * chunk, ModeOf(name), true);
   if (!chats.fits() || !prompt.fits()) return;
   int turn = 0;
   const auto run = [&] {
     StepRows rows;
-    prompt.Join(depth, chunk, false, &rows);
+    prompt.Join(depth + turn * chunk, chunk, false, &rows);
     chats.Join(kBesideDepth + turn++, 1, true, &rows);
     return RunStep(parts, rows);
   };

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -38,6 +39,10 @@ class TimedDevice : public Device {
   void CopyOut(void* to, const std::byte* from, size_t bytes) override {
     device_->CopyOut(to, from, bytes);
   }
+  void CopyIn(std::span<const Piece> to, const std::byte* from) override {
+    device_->CopyIn(to, from);
+  }
+  void CopyOut(std::byte* to, std::span<const Piece> from) override { device_->CopyOut(to, from); }
   void Fill(std::byte* to, std::byte value, size_t bytes) override {
     device_->Fill(to, value, bytes);
   }

@@ -12,6 +12,8 @@ namespace {
 class Host : public Memory {
  public:
   bool host() const override { return true; }
+  using Memory::CopyIn;
+  using Memory::CopyOut;
   std::byte* Allocate(size_t bytes) override { return MapMemory(bytes); }
   void Free(std::byte* data, size_t bytes) override { UnmapMemory(data, bytes); }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {

@@ -5,11 +5,17 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 namespace lserve {
 
 class Memory {
  public:
+  struct Piece {
+    std::byte* data;
+    size_t bytes;
+  };
+
   virtual ~Memory() = default;
   virtual bool host() const = 0;
   // Zeroed, 256-byte aligned; null when there is not enough. Free takes what Allocate gave, with
@@ -20,6 +26,20 @@ class Memory {
   virtual void CopyIn(std::byte* to, const void* from, size_t bytes) = 0;
   // To the host; returns when the bytes are there.
   virtual void CopyOut(void* to, const std::byte* from, size_t bytes) = 0;
+  // The same for many pieces whose bytes lie one behind the other on the host: a device pays for a
+  // copy what a hundred kilobytes cost, and waits once.
+  virtual void CopyIn(std::span<const Piece> to, const std::byte* from) {
+    for (const Piece& piece : to) {
+      CopyIn(piece.data, from, piece.bytes);
+      from += piece.bytes;
+    }
+  }
+  virtual void CopyOut(std::byte* to, std::span<const Piece> from) {
+    for (const Piece& piece : from) {
+      CopyOut(to, piece.data, piece.bytes);
+      to += piece.bytes;
+    }
+  }
   virtual void Fill(std::byte* to, std::byte value, size_t bytes) = 0;
 };
 

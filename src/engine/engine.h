@@ -32,8 +32,8 @@ struct EngineOptions {
   std::string profile;         // path; empty: by model fingerprint; "none"
   bool force_profile = false;  // also one of another model
   std::string head_pattern;    // path of a DuoAttention TSV; empty: the profile's, or by model;
-                             // "none": every head is a retrieval head
-  int max_context = 0;  // tokens; 0: the model's, as far as the pools can hold it
+                               // "none": every head is a retrieval head
+  int max_context = 0;         // tokens; 0: the model's, as far as the pools can hold it
   // Both pools together; 0: 4 on a CPU, on a GPU what is left of its memory.
   double kv_memory_gib = 0;
   int max_running = 32;  // sequences

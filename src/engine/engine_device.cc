@@ -75,8 +75,20 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
   int64_t pages[2] = {0, 0};
   const auto fit = [&](int context) {  // tokens that the pools hold beside that context's workspace
     model.max_context = context;
+    model.kept_heads.clear();
     double left =
         budget - static_cast<double>(DeviceModel::WorkspaceBytes(c, o.sparsity, *device, model));
+    if (const double each = static_cast<double>(DeviceModel::KeptBytes(c, model)); each > 0) {
+      double most = left * o.prompt_scratch;
+      for (const HeadMap& layer : kv.layers) {
+        const int heads = layer.count(HeadClass::kRetrieval);
+        const bool fits = heads * each <= most;
+        model.kept_heads.push_back(fits ? heads : 0);
+        if (!fits) continue;
+        most -= heads * each;
+        left -= heads * each;
+      }
+    }
     if (o.kv_memory_gib > 0) left = std::min(left, o.kv_memory_gib * (1 << 30));
     const int64_t longest_pages = (context + kBlockTokens - 1) / kBlockTokens;
     if (o.sparsity.mode == AttentionMode::kDense || page[1] == 0) {

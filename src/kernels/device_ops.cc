@@ -240,13 +240,13 @@ void DeviceOps::PrefillTiles(const AttentionArgs& args, const std::vector<Tile>&
   int blocks = 1;
   for (const Tile& t : tiles) blocks = std::max(blocks, (t.kv_len - 1) / kBlockTokens + 1);
   std::vector<cuda::GatherRange> ranges;
-  for (int h = 0; h < kv_heads; ++h) ranges.push_back({h, 0, blocks});
+  for (int h = 0; h < kv_heads; ++h) ranges.push_back({h, 0, blocks, h});
   const size_t head = static_cast<size_t>(blocks) * kBlockTokens * static_cast<size_t>(dim);
   const Block k(device_.get(), head * static_cast<size_t>(kv_heads) * 2);
   const Block v(device_.get(), head * static_cast<size_t>(kv_heads) * 2);
   const Block on_device = In(ranges.data(), ranges.size() * sizeof ranges[0]);
   device_->Gather({pages.view(), tiles[0].seq, on_device.as<cuda::GatherRange>(), kv_heads, blocks,
-                   0, k.as<uint16_t>(), v.as<uint16_t>(), static_cast<int64_t>(head)});
+                   k.as<uint16_t>(), v.as<uint16_t>(), static_cast<int64_t>(head)});
   const Block tile_data = In(tiles.data(), tiles.size() * sizeof(Tile));
   const Block run_data = In(args.plan->runs.data(), args.plan->runs.size_bytes());
   const Block workspace(device_.get(),

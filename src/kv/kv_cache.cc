@@ -180,31 +180,31 @@ void KvCache::ClearStreaming(int slot) {
   released_begin_[static_cast<size_t>(slot)] = released_end_[static_cast<size_t>(slot)] = 0;
 }
 
-// Calls visit(bytes, size) for every piece of a page: layer after layer, contents then statistics.
-template <typename Visit>
-void KvCache::ForPieces(HeadClass cls, int32_t page, Visit visit) const {
+// What a page is made of: layer after layer, contents then statistics.
+std::vector<Memory::Piece> KvCache::Pieces(HeadClass cls, int32_t page) const {
   const Pool& p = pool(cls);
+  std::vector<Memory::Piece> pieces;
+  const auto add = [&](const Block& block, int64_t offset, int64_t bytes) {
+    if (bytes > 0)
+      pieces.push_back({block.data() + offset + page * bytes, static_cast<size_t>(bytes)});
+  };
   for (size_t layer = 0; layer < config_.layers.size(); ++layer) {
-    visit(p.bytes.data() + p.layer_offset[layer] + page * p.page_bytes[layer],
-          static_cast<size_t>(p.page_bytes[layer]));
-    visit(p.stats.data() + p.stats_offset[layer] + page * p.stats_bytes[layer],
-          static_cast<size_t>(p.stats_bytes[layer]));
+    add(p.bytes, p.layer_offset[layer], p.page_bytes[layer]);
+    add(p.stats, p.stats_offset[layer], p.stats_bytes[layer]);
   }
+  return pieces;
 }
 
 void KvCache::CopyOut(HeadClass cls, int32_t page, std::vector<std::byte>* to) const {
-  ForPieces(cls, page, [&](const std::byte* from, size_t size) {
-    to->resize(to->size() + size);
-    config_.memory->CopyOut(to->data() + to->size() - size, from, size);
-  });
+  const std::vector<Memory::Piece> pieces = Pieces(cls, page);
+  const size_t before = to->size();
+  to->resize(before + static_cast<size_t>(PageBytes(config_, cls)));
+  config_.memory->CopyOut(to->data() + before, pieces);
 }
 
 const std::byte* KvCache::CopyIn(HeadClass cls, int32_t page, const std::byte* from) {
-  ForPieces(cls, page, [&](std::byte* to, size_t size) {
-    config_.memory->CopyIn(to, from, size);
-    from += size;
-  });
-  return from;
+  config_.memory->CopyIn(Pieces(cls, page), from);
+  return from + PageBytes(config_, cls);
 }
 
 SwappedPages KvCache::SwapOut(int slot, int retrieval_from) {

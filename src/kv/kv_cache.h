@@ -104,8 +104,7 @@ class KvCache {
   int32_t& Entry(HeadClass cls, int slot, int block);  // marks the slot's row as changed
   void DropPage(HeadClass cls, int slot, int block);
   void Poison(HeadClass cls, int32_t page);
-  template <typename Visit>
-  void ForPieces(HeadClass cls, int32_t page, Visit visit) const;
+  std::vector<Memory::Piece> Pieces(HeadClass cls, int32_t page) const;
   const std::byte* CopyIn(HeadClass cls, int32_t page, const std::byte* from);
 
   KvCacheConfig config_;

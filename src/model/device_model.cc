@@ -3,17 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <numeric>
 
 #include "kernels/cuda/to_device.h"
+#include "model/device_step.h"
 
 namespace lserve {
 namespace {
 
 constexpr size_t kMostScratch = size_t{1} << 30;  // of gathered K and V each
 constexpr int kMostGraphRows = 64;
-
-int CeilDiv(int a, int b) { return (a + b - 1) / b; }
-size_t Size(int64_t n) { return static_cast<size_t>(n); }
 
 // Rows that a graph is recorded for.
 int Bucket(int rows) {
@@ -30,29 +29,15 @@ int PaddedRows(int rows) {
   return CeilDiv(rows, unit) * unit;
 }
 
-// Makes room for `count` elements; contents are not kept.
-template <typename T>
-void Upload(Device* device, std::span<const T> data, Block* block) {
-  if (block->size() < data.size_bytes()) *block = Block(device, data.size_bytes() * 3 / 2 + 256);
-  device->CopyIn(block->data(), data.data(), data.size_bytes());
+// Of one head's gathered K or V.
+size_t HeadBytes(const ModelConfig& c, const DeviceModelOptions& o) {
+  return Size(int64_t{CeilDiv(o.max_context, kBlockTokens)} * kBlockTokens * c.head_dim * 2);
 }
 
-// The blocks that some tile of a KV head lists: what lies in the sinks, and from the first block
-// behind them that is listed to the last.
-void AppendGatherRanges(int kv_head, std::span<const Tile> tiles, std::span<const Run> runs,
-                        std::vector<cuda::GatherRange>* ranges) {
-  int sinks = 0, sink_end = 0, rest = INT32_MAX, end = 0;
-  for (const Tile& t : tiles) sinks = std::max(sinks, CeilDiv(t.sink_len, kBlockTokens));
-  for (const Tile& t : tiles) {
-    for (const Run& run : runs.subspan(Size(t.run_begin), Size(t.run_end - t.run_begin))) {
-      const int run_end = run.first + run.count;
-      if (run.first < sinks) sink_end = std::max(sink_end, std::min(run_end, sinks));
-      if (run_end > sinks) rest = std::min(rest, std::max(run.first, sinks));
-      end = std::max(end, run_end);
-    }
-  }
-  if (sink_end > 0) ranges->push_back({kv_head, 0, sink_end});
-  if (rest < end) ranges->push_back({kv_head, rest, end});
+// KV heads whose K and V are gathered together.
+int HeadsAtOnce(const ModelConfig& c, const DeviceModelOptions& o) {
+  const size_t most = kMostScratch / std::max<size_t>(HeadBytes(c, o), 1);
+  return static_cast<int>(std::clamp<size_t>(most, 1, Size(c.kv_heads)));
 }
 
 }  // namespace
@@ -60,31 +45,11 @@ void AppendGatherRanges(int kv_head, std::span<const Tile> tiles, std::span<cons
 struct DeviceModel::Sizes {
   size_t x, normed, qkv, attended, gate_up, activated, logits, rope, step, rows;
   size_t decode_tiles, decode_runs, decode_blocks, lists, counts, scratch, workspace;
-  int list_capacity, run_capacity, max_blocks, heads_at_once;
+  int list_capacity, run_capacity, max_blocks, heads_at_once, scratch_heads;
   size_t total() const {
     return x + normed + qkv + attended + gate_up + activated + logits + rope + 5 * step + rows +
            decode_tiles + decode_runs + decode_blocks + lists + counts + 2 * scratch + workspace;
   }
-};
-
-// What one step is made of, for the ops of every layer.
-struct DeviceModel::Step {
-  int rows = 0;         // of activations, padding included
-  int decode_rows = 0;  // of `rows_`, padding included
-  bool due = false;     // some sequence selects anew
-  int num_groups = 0;   // of Append; 0: every row for itself
-  int logit_rows = 0;
-  bool all_logits = false;  // logit row r is row r
-  // A piece of a prompt; tiles and gather ranges of layer l at [l * prompts + index].
-  struct Prompt {
-    int slot, end;  // tokens stored after the step
-  };
-  struct Part {
-    int tile_begin, tile_end, range_begin, range_end, max_range;
-  };
-  std::vector<Prompt> prompts;
-  std::vector<Part> parts;  // [layer][prompt][head group]
-  std::vector<cuda::GatherRange> ranges;
 };
 
 DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConfig& sparsity,
@@ -113,10 +78,9 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
   s.decode_blocks = Size(tiles) * sizeof(int32_t);
   s.counts = Size(int64_t{o.max_slots} * c.layers * lists) * 4;
   s.lists = s.counts * Size(s.list_capacity);
-  const size_t head = Size(int64_t{s.max_blocks} * kBlockTokens * c.head_dim * 2);
-  s.heads_at_once = static_cast<int>(
-      std::clamp<size_t>(kMostScratch / std::max<size_t>(head, 1), 1, Size(c.kv_heads)));
-  s.scratch = head * Size(s.heads_at_once);
+  s.heads_at_once = HeadsAtOnce(c, o);
+  s.scratch_heads = std::accumulate(o.kept_heads.begin(), o.kept_heads.end(), s.heads_at_once);
+  s.scratch = HeadBytes(c, o) * Size(s.scratch_heads);
   const PlanShape decode{c.q_heads, c.kv_heads, sparsity.shared_lists ? c.group() : 1, 1};
   PlanShape prompt = decode;
   prompt.q_tile = device.PrefillTile(c.head_dim, c.group());
@@ -125,6 +89,10 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
                           device.SelectWorkspace(rows, c.q_heads, s.max_blocks),
                           device.PrefillWorkspace(prompt_tiles, prompt)});
   return s;
+}
+
+size_t DeviceModel::KeptBytes(const ModelConfig& c, const DeviceModelOptions& o) {
+  return HeadsAtOnce(c, o) == c.kv_heads && c.kv_heads <= 64 ? 2 * HeadBytes(c, o) : 0;
 }
 
 size_t DeviceModel::WorkspaceBytes(const ModelConfig& config, const SparsityConfig& sparsity,
@@ -175,6 +143,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     m->run_capacity_ = s.run_capacity;
     m->max_blocks_ = s.max_blocks;
     m->heads_at_once_ = s.heads_at_once;
+    m->scratch_heads_ = s.scratch_heads;
     m->UploadRope();
     m->MeasureProducts();
     if (Status status = device->Synchronize(); !status.ok()) return status;
@@ -204,9 +173,9 @@ void DeviceModel::UploadRope() {
 }
 
 // The first product of a shape chooses its algorithm, which is not to happen while somebody waits
-// for a token. Larger steps than these take long anyway.
+// for a token.
 void DeviceModel::MeasureProducts() {
-  constexpr int kMostRows = 2048;
+  constexpr int kMostRows = 2048;  // beyond, its multiples are measured
   const DeviceWeights::Layer& w = weights_.layers[0];
   for (const Block* b : {&normed_, &attended_})
     device_->FillNormal(b->as<uint16_t>(), static_cast<int64_t>(b->size() / 2), 1, 1);
@@ -215,6 +184,11 @@ void DeviceModel::MeasureProducts() {
     MultiplyOut(w, n);
     Mlp(w, n);
     if (n <= std::min(kMostGraphRows, options_.max_logit_rows)) MultiplyLogits(n);
+  }
+  for (int n = 2 * kMostRows; n <= options_.max_tokens; n += kMostRows) {
+    MultiplyQkv(w, n);
+    MultiplyOut(w, n);
+    Mlp(w, n);
   }
 }
 
@@ -279,42 +253,6 @@ void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* ste
   PlanPrompts(input, planner, step);
 }
 
-// Tiles and gather ranges of all layers and prompts, uploaded at once; cut by groups of KV heads
-// that the scratch holds together.
-void DeviceModel::PlanPrompts(const StepInput& input, Planner* planner, Step* step) {
-  host_tiles_.clear();
-  host_runs_.clear();
-  for (int layer = 0; layer < config_.layers; ++layer) {
-    for (size_t i = 0; i < input.sequences.size(); ++i) {
-      const SeqStep& s = input.sequences[i];
-      if (s.decode) continue;
-      size_t tile = host_tiles_.size();
-      planner->AppendPromptTiles(layer, static_cast<int>(i), &host_tiles_, &host_runs_);
-      for (int h0 = 0; h0 < config_.kv_heads; h0 += heads_at_once_) {
-        const int h1 = std::min(config_.kv_heads, h0 + heads_at_once_);
-        Step::Part part{};
-        part.tile_begin = static_cast<int>(tile);
-        part.range_begin = static_cast<int>(step->ranges.size());
-        for (int h = h0; h < h1; ++h) {
-          const size_t first = tile;
-          while (tile < host_tiles_.size() && host_tiles_[tile].head / config_.group() == h) ++tile;
-          AppendGatherRanges(h, {host_tiles_.data() + first, tile - first}, host_runs_,
-                             &step->ranges);
-        }
-        part.tile_end = static_cast<int>(tile);
-        part.range_end = static_cast<int>(step->ranges.size());
-        for (int r = part.range_begin; r < part.range_end; ++r)
-          part.max_range =
-              std::max(part.max_range, step->ranges[Size(r)].end - step->ranges[Size(r)].first);
-        step->parts.push_back(part);
-      }
-    }
-  }
-  Upload<Tile>(device_, host_tiles_, &tiles_);
-  Upload<Run>(device_, host_runs_, &runs_);
-  Upload<cuda::GatherRange>(device_, step->ranges, &ranges_);
-}
-
 void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& view) {
   const cuda::SelectionLists lists{lists_.as<int32_t>(), counts_.as<int32_t>(), list_capacity_,
                                    config_.layers, this->lists()};
@@ -350,46 +288,6 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
   args.tile_blocks = decode_blocks_.as<int32_t>() + tile0;
   args.settled = !step.due && layer > 0;  // the plan was not made just now
   device_->Decode(args);
-}
-
-void DeviceModel::PromptAttention(const Step& step, int layer, const KvView& view) {
-  const cuda::DeviceView device_view = cuda::ToDevice(view);
-  const int head_groups = CeilDiv(config_.kv_heads, heads_at_once_);
-  const int64_t head_stride = int64_t{max_blocks_} * kBlockTokens * config_.head_dim;
-  const size_t prompts = step.prompts.size();
-  for (size_t p = 0; p < prompts; ++p) {
-    for (int g = 0; g < head_groups; ++g) {
-      const Step::Part& part =
-          step.parts[(Size(layer) * prompts + p) * Size(head_groups) + Size(g)];
-      const int first_head = g * heads_at_once_;
-      device_->Gather({device_view, step.prompts[p].slot,
-                       ranges_.as<cuda::GatherRange>() + part.range_begin,
-                       part.range_end - part.range_begin, part.max_range, first_head,
-                       k_scratch_.as<uint16_t>(), v_scratch_.as<uint16_t>(), head_stride});
-      cuda::PrefillArgs args{};
-      args.q = qkv_.as<uint16_t>();
-      args.out = attended_.as<uint16_t>();
-      args.q_stride = qkv_width();
-      args.out_stride = int64_t{config_.q_heads} * config_.head_dim;
-      args.k = k_scratch_.as<uint16_t>();
-      args.v = v_scratch_.as<uint16_t>();
-      args.head_stride = head_stride;
-      args.kv_tokens = max_blocks_ * kBlockTokens;
-      args.tiles = tiles_.as<Tile>() + part.tile_begin;
-      args.runs = runs_.as<Run>();
-      args.host_tiles = host_tiles_.data() + part.tile_begin;
-      args.host_runs = host_runs_.data();
-      args.num_tiles = part.tile_end - part.tile_begin;
-      args.shape = {config_.q_heads, config_.kv_heads, shared_ ? config_.group() : 1,
-                    device_->PrefillTile(config_.head_dim, config_.group())};
-      args.dim = config_.head_dim;
-      args.first_kv_head = first_head;
-      args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-      args.deterministic = options_.deterministic;
-      args.workspace = workspace_.data();
-      device_->Prefill(args);
-    }
-  }
 }
 
 // Of the first n rows: normed -> qkv; x += attended W; x += MLP(normed); normed -> logits.
@@ -452,17 +350,30 @@ void DeviceModel::Head(const Step& step) {
   device_->Argmax(logits_.as<float>(), step.logit_rows, c.vocab, best_.as<int32_t>());
 }
 
+// The heads' classes never change.
+void DeviceModel::LearnHeads(const KvCache& cache) {
+  std::vector<uint8_t> classes;
+  int next = heads_at_once_;
+  for (size_t l = 0; l < cache.config().layers.size(); ++l) {
+    const HeadMap& layer = cache.config().layers[l];
+    const int most = l < options_.kept_heads.size() ? options_.kept_heads[l] : 0;
+    KeptHeads kept{0, next};
+    for (int h = 0; h < layer.num_heads(); ++h) {
+      classes.push_back(static_cast<uint8_t>(layer[h].cls));
+      if (layer[h].cls != HeadClass::kRetrieval || next - kept.first >= most) continue;
+      kept.heads |= uint64_t{1} << h;
+      ++next;
+    }
+    kept_heads_.push_back(kept);
+  }
+  device_->CopyIn(head_class_.data(), classes.data(), classes.size());
+  knows_heads_ = true;
+}
+
 void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) {
   CHECK(static_cast<int>(input.tokens.size()) <= options_.max_tokens);
   CHECK(static_cast<int>(input.logit_rows.size()) <= options_.max_logit_rows);
-  if (!classes_uploaded_) {  // the heads' classes never change
-    std::vector<uint8_t> classes;
-    for (const HeadMap& layer : cache->config().layers)
-      for (int h = 0; h < layer.num_heads(); ++h)
-        classes.push_back(static_cast<uint8_t>(layer[h].cls));
-    device_->CopyIn(head_class_.data(), classes.data(), classes.size());
-    classes_uploaded_ = true;
-  }
+  if (!knows_heads_) LearnHeads(*cache);
   planner->Begin(input.sequences);
   cache->UploadTables();
   Step step;

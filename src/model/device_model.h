@@ -18,11 +18,14 @@
 namespace lserve {
 
 struct DeviceModelOptions {
-  int max_tokens = 8192;       // most rows of a step
-  int max_logit_rows = 64;     // most rows with logits
-  int max_context = 0;         // tokens
-  int max_slots = 0;           // rows of the page tables
-  int max_budget = 16384;      // tokens that a request's selection may list
+  int max_tokens = 8192;    // most rows of a step
+  int max_logit_rows = 64;  // most rows with logits
+  int max_context = 0;      // tokens
+  int max_slots = 0;        // rows of the page tables
+  int max_budget = 16384;   // tokens that a request's selection may list
+  // Retrieval heads by layer whose gathered K and V stay for the next chunk of the same prompt; at
+  // most the layer's. Empty: none. KeptBytes of memory each.
+  std::vector<int> kept_heads;
   bool graphs = true;          // record decode steps
   bool deterministic = false;  // a token's logits do not depend on batch and chunks
 };
@@ -37,6 +40,9 @@ class DeviceModel : public ModelRunner {
   // Bytes of workspace that Create takes beside the weights.
   static size_t WorkspaceBytes(const ModelConfig& config, const SparsityConfig& sparsity,
                                const Device& device, const DeviceModelOptions& options);
+
+  // What it takes to keep a head of a layer, where that is possible at all; else 0.
+  static size_t KeptBytes(const ModelConfig& config, const DeviceModelOptions& options);
 
   int vocab() const override { return config_.vocab; }
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
@@ -57,10 +63,12 @@ class DeviceModel : public ModelRunner {
   static Sizes SizesOf(const ModelConfig& config, const SparsityConfig& sparsity,
                        const Device& device, const DeviceModelOptions& options);
 
+  void LearnHeads(const KvCache& cache);
   void UploadRope();
   void MeasureProducts();
   void UploadStep(const StepInput& input, Planner* planner, Step* step);
   void PlanPrompts(const StepInput& input, Planner* planner, Step* step);
+  void ChooseKept(const StepInput& input, Step* step);
   void Layers(const Step& step, KvCache* cache);
   void DecodeAttention(const Step& step, int layer, const KvView& view);
   void PromptAttention(const Step& step, int layer, const KvView& view);
@@ -90,10 +98,23 @@ class DeviceModel : public ModelRunner {
   Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
   // Decode plans of all layers, selection lists of all slots.
   Block decode_tiles_, decode_runs_, decode_blocks_, lists_, counts_, head_class_;
-  Block k_scratch_, v_scratch_;  // bf16 [heads at once][max_context][D]
+  Block k_scratch_, v_scratch_;  // bf16 [heads at once, then kept ones][max_context][D]
   Block workspace_;
   int list_capacity_ = 0, run_capacity_ = 0, max_blocks_ = 0, heads_at_once_ = 0;
-  bool classes_uploaded_ = false;
+  bool knows_heads_ = false;
+
+  // The prompt whose K and V the kept scratch heads hold, and how many tokens of it.
+  struct {
+    uint64_t id = 0;
+    int tokens = 0;
+  } kept_;
+  // By layer: which KV heads are kept (PrefillArgs::kept_heads), in which scratch heads.
+  struct KeptHeads {
+    uint64_t heads = 0;
+    int first = 0;
+  };
+  std::vector<KeptHeads> kept_heads_;
+  int scratch_heads_ = 0;
 
   std::vector<Tile> host_tiles_;
   std::vector<Run> host_runs_;

@@ -119,7 +119,8 @@ SparsityConfig Sparsity() {
   return s;
 }
 
-Side MakeSide(const ModelConfig& c, const Kind& kind, Memory* memory, int tile) {
+Side MakeSide(const ModelConfig& c, const Kind& kind, Memory* memory, int tile,
+              bool tiles_by_chunk) {
   KvCacheConfig kv;
   for (int l = 0; l < kLayers; ++l) {
     std::vector<HeadClass> classes(static_cast<size_t>(c.kv_heads), HeadClass::kRetrieval);
@@ -134,8 +135,8 @@ Side MakeSide(const ModelConfig& c, const Kind& kind, Memory* memory, int tile) 
   kv.memory = memory;
   Side side;
   side.cache = std::make_unique<KvCache>(std::move(kv));
-  side.planner =
-      std::make_unique<Planner>(Sparsity(), &side.cache->config().layers, c.group(), tile);
+  side.planner = std::make_unique<Planner>(Sparsity(), &side.cache->config().layers, c.group(),
+                                           tile, tiles_by_chunk);
   return side;
 }
 
@@ -150,6 +151,7 @@ std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces)
   std::vector<SeqStep> steps;
   for (const Piece& p : pieces) {
     SeqStep step;
+    step.id = static_cast<uint64_t>(p.slot) + 1;
     step.slot = p.slot;
     step.q_begin = static_cast<int>(tokens.size());
     step.q_len = p.count;
@@ -189,7 +191,7 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   cpu_options.max_context = kContext;
   Result<std::unique_ptr<Model>> cpu = Model::Load(random.files, ops->get(), cpu_options);
   ASSERT_TRUE(cpu.ok()) << cpu.status().ToString();
-  Side host = MakeSide(c, GetParam(), nullptr, (*ops)->PrefillTile(c.group()));
+  Side host = MakeSide(c, GetParam(), nullptr, (*ops)->PrefillTile(c.group()), false);
   host.runner = cpu->get();
 
   Result<DeviceWeights> weights = UploadWeights(random.files, device, &pool);
@@ -199,10 +201,11 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   options.max_context = kContext;
   options.max_slots = kSlots;
   options.max_budget = 1024;
+  options.kept_heads = {c.kv_heads - 1, 0, c.kv_heads - 1};
   Result<std::unique_ptr<DeviceModel>> gpu =
       DeviceModel::Create(c, Sparsity(), device, std::move(*weights), options);
   ASSERT_TRUE(gpu.ok()) << gpu.status().ToString();
-  Side card = MakeSide(c, GetParam(), device, device->PrefillTile(c.head_dim, c.group()));
+  Side card = MakeSide(c, GetParam(), device, device->PrefillTile(c.head_dim, c.group()), true);
   card.runner = gpu->get();
   for (Side* side : {&host, &card})
     for (int i = 0; i < kSlots; ++i) {
@@ -249,10 +252,12 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   compare("a prompt and a decoding sequence",
           {{1, 78, 1, true, kFull}, {0, 463, 400, false, kSparse}, {2, 0, 64, false, kSparse}});
   compare("the last chunk", {{0, 863, 500, false, kSparse}, {1, 79, 1, true, kFull}});
+  compare("another prompt", {{3, 0, 500, false, kSparse}});
+  compare("its next chunk", {{3, 500, 211, false, kSparse}, {1, 80, 1, true, kFull}});
   for (int i = 0; i < 5; ++i) {
     const std::string what = fmt::format("decode step {}", i);
     compare(what.c_str(), {{0, 1363 + i, 1, true, kSparse},
-                           {1, 80 + i, 1, true, kFull},
+                           {1, 81 + i, 1, true, kFull},
                            {2, 64 + i, 1, true, kSparse}});
   }
   RecordProperty("worst_error_of_range", fmt::format("{:.5f}", worst));

@@ -30,8 +30,8 @@ struct MatmulArgs {
 
 // ---------------------------------------------------------------- prefill attention
 // One sequence's K and V of a layer in 16 bits, in order: what Gather makes of pages.
-//   K, V: [kv head][token][D]; head_stride elements from head to head. Only the blocks that the
-//   plan lists need to be filled, and the last block up to kv_len; what lies behind may be
+//   K, V: [scratch head][token][D]; head_stride elements from head to head. Only the blocks that
+//   the plan lists need to be filled, and the last block up to kv_len; what lies behind may be
 //   anything.
 struct PrefillArgs {
   const Bf16* q;  // [rows][q heads * D], rotated
@@ -48,10 +48,14 @@ struct PrefillArgs {
   int num_tiles;
   PlanShape shape;    // host; q_tile is PrefillTile(...)
   int dim;            // 64 or 128
-  int first_kv_head;  // scratch head 0 is this KV head of the model
+  int first_kv_head;  // scratch head 0 is this KV head of the model, and so on for the next
   float scale;
   bool deterministic;    // no tile is cut into pieces, however few there are
   std::byte* workspace;  // PrefillWorkspace bytes
+  // KV heads, by bit, that lie elsewhere in the scratch: one behind the other from head kept_first
+  // on. scratch_heads: all that there are; 0: as many as the model has from first_kv_head on.
+  uint64_t kept_heads = 0;
+  int kept_first = 0, scratch_heads = 0;
 };
 
 // ---------------------------------------------------------------- decode attention
@@ -140,18 +144,17 @@ struct AppendLaunch {
   DeviceView view;
 };
 
-// Pages -> 16-bit scratch for prefill: blocks [first, end) of `ranges` for each KV head.
+// Pages -> 16-bit scratch for prefill: blocks [first, end) of a KV head, to scratch head `to`.
 struct GatherRange {
-  int32_t kv_head, first, end;
+  int32_t kv_head, first, end, to;
 };
 struct GatherLaunch {
   DeviceView view;
   int slot;
   const GatherRange* ranges;  // device
   int num_ranges;
-  int max_blocks;     // most blocks of a range
-  int first_kv_head;  // scratch head 0
-  Bf16 *k, *v;        // [kv head][token][D]
+  int max_blocks;  // most blocks of a range
+  Bf16 *k, *v;     // [scratch head][token][D]
   int64_t head_stride;
 };
 

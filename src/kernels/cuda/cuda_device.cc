@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -72,6 +73,8 @@ class CudaDevice : public Device {
     Note("copy to the device", cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_));
   }
   void CopyOut(void* to, const std::byte* from, size_t bytes) override;
+  void CopyIn(std::span<const Piece> to, const std::byte* from) override;
+  void CopyOut(std::byte* to, std::span<const Piece> from) override;
   void Fill(std::byte* to, std::byte value, size_t bytes) override {
     if (Ready() && bytes > 0)
       Note("fill", cudaMemsetAsync(to, static_cast<int>(value), bytes, stream_));
@@ -222,6 +225,48 @@ void CudaDevice::CopyOut(void* to, const std::byte* from, size_t bytes) {
     if (Ready()) Note("the device's work", cudaStreamSynchronize(stream_));
     std::memcpy(static_cast<std::byte*>(to) + done, bounce_, size);
   }
+}
+
+// Through the pinned buffer: as many copies in a row as it holds.
+void CudaDevice::CopyIn(std::span<const Piece> to, const std::byte* from) {
+  size_t used = kBounce;  // an earlier copy may still read it
+  for (const Piece& piece : to) {
+    if (piece.bytes > kBounce) {
+      CopyIn(piece.data, from, piece.bytes);
+    } else if (Ready()) {
+      if (used + piece.bytes > kBounce) {
+        Note("the device's work", cudaStreamSynchronize(stream_));
+        used = 0;
+      }
+      std::memcpy(bounce_ + used, from, piece.bytes);
+      Note("copy to the device", cudaMemcpyAsync(piece.data, bounce_ + used, piece.bytes,
+                                                 cudaMemcpyHostToDevice, stream_));
+      used += piece.bytes;
+    }
+    from += piece.bytes;
+  }
+}
+
+void CudaDevice::CopyOut(std::byte* to, std::span<const Piece> from) {
+  size_t used = 0;
+  const auto flush = [&] {
+    if (Ready()) Note("the device's work", cudaStreamSynchronize(stream_));
+    std::memcpy(to, bounce_, used);
+    to += used;
+    used = 0;
+  };
+  for (const Piece& piece : from) {
+    if (used + piece.bytes > kBounce) flush();
+    if (piece.bytes > kBounce) {
+      CopyOut(to, piece.data, piece.bytes);
+      to += piece.bytes;
+    } else if (Ready()) {
+      Note("copy from the device", cudaMemcpyAsync(bounce_ + used, piece.data, piece.bytes,
+                                                   cudaMemcpyDeviceToHost, stream_));
+      used += piece.bytes;
+    }
+  }
+  flush();
 }
 
 int CudaDevice::EndGraph() {

@@ -47,7 +47,9 @@ __global__ void __launch_bounds__(kThreads)
   const int row_begin = static_cast<int>(blockIdx.y) * kRows;
   if (row_begin >= tile.q_len) return;
   const int row = row_begin + static_cast<int>(threadIdx.x) / 32 * 16 + lane / 4;  // and row + 8
-  const int64_t kv = (head / group - args.first_kv_head) * args.head_stride;
+  const int64_t kv =
+      ScratchHead(head / group, args.first_kv_head, args.kept_heads, args.kept_first) *
+      args.head_stride;
 
   uint32_t q[kDim / 16][4];
   const Bf16* q_rows = args.q + tile.q_begin * args.q_stride + head * kDim + lane % 4 * 2;

@@ -106,7 +106,8 @@ cudaError_t Launch(const PrefillArgs& args, cudaStream_t stream) {
   if (shape.q_tile > C::kRows) return cudaErrorInvalidValue;
   // What lies past kv_len is outside of the tensors and reads as zero, whatever is there.
   const auto kv_len = static_cast<cuuint64_t>(args.host_tiles[0].kv_len);
-  const auto kv_heads = static_cast<cuuint64_t>(shape.num_kv_heads - args.first_kv_head);
+  const auto kv_heads = static_cast<cuuint64_t>(
+      args.scratch_heads > 0 ? args.scratch_heads : shape.num_kv_heads - args.first_kv_head);
   CUtensorMap q_map, k_map, v_map;
   const bool encoded =
       Encode<3>(args.q,
@@ -134,6 +135,8 @@ cudaError_t Launch(const PrefillArgs& args, cudaStream_t stream) {
   kernel.heads_per_tile = shape.heads_per_tile;
   kernel.group = shape.num_q_heads / shape.num_kv_heads;
   kernel.first_kv_head = args.first_kv_head;
+  kernel.kept_heads = args.kept_heads;
+  kernel.kept_first = args.kept_first;
   kernel.num_q_heads = shape.num_q_heads;
   kernel.scale = args.scale * kLog2E;
   constexpr int kShared = sizeof(Shared<C>);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cuda/attn/prefill_sm90_shared.cuh"
+#include "kernels/cuda/attn/prefill_softmax.cuh"
 #include "kernels/cuda/ptx/mbarrier.cuh"
 #include "kernels/cuda/ptx/tma.cuh"
 
@@ -59,7 +60,8 @@ __device__ void Produce(Shared<C>& s, const KernelArgs& args, const CUtensorMap&
       }
       return;
     }
-    const int kv_head = head / args.group - args.first_kv_head;
+    const int kv_head =
+        ScratchHead(head / args.group, args.first_kv_head, args.kept_heads, args.kept_first);
     ptx::BarrierArriveExpect(q_full, C::kQBytes);
 #pragma unroll
     for (int strip = 0; strip < C::kStrips; ++strip)

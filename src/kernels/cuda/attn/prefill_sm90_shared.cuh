@@ -68,7 +68,8 @@ struct KernelArgs {
   const Run* runs;
   PrefillQueue* queue;
   PrefillParts parts;
-  int num_items, heads_per_tile, group, first_kv_head, num_q_heads;
+  int num_items, heads_per_tile, group, first_kv_head, kept_first, num_q_heads;
+  uint64_t kept_heads;
   float scale;
 };
 

@@ -5,10 +5,18 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "kernels/cuda/ptx/warp_mma.cuh"
 
 namespace lserve::cuda {
+
+// Where the K and V of a KV head lie (PrefillArgs).
+__device__ __forceinline__ int ScratchHead(int kv_head, int first_kv_head, uint64_t kept_heads,
+                                           int kept_first) {
+  const uint64_t bit = uint64_t{1} << kv_head;
+  return kept_heads & bit ? kept_first + __popcll(kept_heads & (bit - 1)) : kv_head - first_kv_head;
+}
 
 inline constexpr float kLog2E = 1.4426950408889634f;
 

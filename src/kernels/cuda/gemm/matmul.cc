@@ -8,7 +8,7 @@ namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
 constexpr int kCandidates = 8, kRepetitions = 5;
-constexpr int kMeasuredRows = 2048;  // up to so many every length is measured
+constexpr int kMeasuredRows = 2048;  // up to so many every length is measured, then multiples
 constexpr int kUsualLength = 512;    // rows that deterministic products choose their algorithm for
 
 std::string Failed(const char* what, const MatmulArgs& a, int status) {
@@ -90,7 +90,7 @@ std::string Matmul::Choose(const MatmulArgs& a, cudaStream_t stream, Choice* c) 
   // Which is fastest cannot be predicted where a product is bound by reading the weights once; for
   // long products of odd lengths the first choice is good enough. Trials write to scratch: an
   // accumulating one would add to y.
-  if (a.n > kMeasuredRows && a.n % 512 != 0) return "";
+  if (a.n > kMeasuredRows && a.n % kMeasuredRows != 0) return "";
   void* y = nullptr;
   const size_t bytes = static_cast<size_t>(a.n) * static_cast<size_t>(a.rows) * (a.wide ? 4 : 2);
   if (cudaMalloc(&y, bytes) != cudaSuccess) {

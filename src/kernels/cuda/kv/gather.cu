@@ -1,7 +1,7 @@
 // Gather: pages of one sequence, as the codec gives them back, into 16-bit rows that the prefill
-// kernel reads: [kv head][token][D]. A block of threads has one slice. K comes in pairs of channels
-// for 64 tokens and is turned in shared memory; V comes in pairs of tokens for D channels, which
-// are two rows already.
+// kernel reads: [scratch head][token][D]. A block of threads has one slice. K comes in pairs of
+// channels for 64 tokens and is turned in shared memory; V comes in pairs of tokens for D channels,
+// which are two rows already.
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -94,8 +94,7 @@ __global__ void GatherKernel(GatherLaunch a) {
   if (page == kNoPage) return;  // released: no list names it
   const DeviceCodec& codec = a.view.codec;
   const std::byte* slice = a.view.Slice(range.kv_head, page);
-  const int64_t at = (range.kv_head - a.first_kv_head) * a.head_stride +
-                     static_cast<int64_t>(block) * kBlockTokens * kDim;
+  const int64_t at = range.to * a.head_stride + static_cast<int64_t>(block) * kBlockTokens * kDim;
   const std::byte *k_scales = slice + codec.k_scale_offset, *v = slice + codec.v_offset,
                   *v_scales = slice + codec.v_scale_offset;
   if (codec.k_bits == 16)

@@ -1,0 +1,35 @@
+// Of the device model's files alone: one step's shape.
+#pragma once
+
+#include <vector>
+
+#include "model/device_model.h"
+
+namespace lserve {
+
+inline int CeilDiv(int a, int b) { return (a + b - 1) / b; }
+inline size_t Size(int64_t n) { return static_cast<size_t>(n); }
+
+// What one step is made of, for the ops of every layer.
+struct DeviceModel::Step {
+  int rows = 0;         // of activations, padding included
+  int decode_rows = 0;  // of `rows_`, padding included
+  bool due = false;     // some sequence selects anew
+  int num_groups = 0;   // of Append; 0: every row for itself
+  int logit_rows = 0;
+  bool all_logits = false;  // logit row r is row r
+  // A piece of a prompt; tiles and gather ranges of layer l at [l * prompts + index].
+  struct Prompt {
+    int slot, end;  // tokens stored after the step
+  };
+  int kept_prompt = -1;  // index in `prompts` of the one whose kept heads are used
+  int kept_from = 0;     // block from which its kept heads are gathered
+  struct Part {
+    int tile_begin, tile_end, range_begin, range_end, max_range;
+  };
+  std::vector<Prompt> prompts;
+  std::vector<Part> parts;  // [layer][prompt][head group]
+  std::vector<cuda::GatherRange> ranges;
+};
+
+}  // namespace lserve

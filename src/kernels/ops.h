@@ -59,15 +59,18 @@ struct SelectJob {
   int32_t* count;  // out: min(k, end_block - first_block)
 };
 
-// Score S of a block for one head: kKeys, max over its 64 keys of q.k as stored; kBounds, max over
-// its logical pages of sum_i max(q_i * min_i, q_i * max_i), an upper bound of every q.k in it. A
-// shared list ranks by max over heads of (S / sqrt(D) - lse), lse over the ranked blocks of that
-// head. Score descending, then block ascending. Backends round q to bf16 for kKeys.
+// Score S of a block for one head: kKeys, max of q.k as stored over its 64 keys and the last
+// `reach` of the block in front, from which a head that reads on comes here before the next choice
+// (not for the first ranked block); kBounds, max over its logical pages of sum_i max(q_i * min_i,
+// q_i * max_i), an upper bound of every q.k in it. A shared list ranks by max over heads of (S /
+// sqrt(D) - lse), lse over the ranked blocks of that head. Score descending, then block ascending.
+// Backends round q to bf16 for kKeys.
 struct SelectArgs {
   Mat q;  // [rows][q heads * D], rotated
   std::span<const SelectJob> jobs;
   KvView view;
   PageScore score = PageScore::kBounds;
+  int reach = 0;  // tokens, at most 64; kKeys only, not on a GPU yet
 };
 
 struct AttentionArgs {

@@ -30,6 +30,7 @@ struct SelectCase {
   bool shared;  // one list a KV head, or one a query head
   PageScore score;
   KvType kv;
+  int reach;  // with keys
 };
 
 void PrintTo(const SelectCase& c, std::ostream* out) {
@@ -97,8 +98,9 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
         };
         if (c_.score == PageScore::kKeys) {
           std::vector<float> key(static_cast<size_t>(c_.dim));
-          for (int t = 0; t < kBlockTokens; ++t) {
-            kv_.view().codec.DecodeK(kv_.view().Slice(job.seq, kv_head, block), t, key.data());
+          for (int t = b > 0 ? -c_.reach : 0; t < kBlockTokens; ++t) {
+            const std::byte* slice = kv_.view().Slice(job.seq, kv_head, t < 0 ? block - 1 : block);
+            kv_.view().codec.DecodeK(slice, t & (kBlockTokens - 1), key.data());
             add([&](int i) { return static_cast<double>(q[i]) * key[static_cast<size_t>(i)]; });
           }
           continue;
@@ -128,6 +130,14 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
     return best;
   }
 
+  // A GPU's lists do not reach into the next block yet.
+  std::vector<const char*> Backends() const {
+    std::vector<const char*> all;
+    for (const char* backend : testing::Backends())
+      if (c_.reach == 0 || !testing::IsCuda(backend)) all.push_back(backend);
+    return all;
+  }
+
   // Runs all jobs of a slot over [first, end), checks form and choice, returns the lists.
   std::vector<std::vector<int32_t>> RunAndCheck(const std::string& backend, int slot, int first,
                                                 int end, int k, int threads = 2) {
@@ -139,7 +149,7 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
     for (int j = 0; j < count_jobs; ++j)
       jobs.push_back({slot, slot, j * heads, heads, first, end, k, lists.data() + j * room,
                       counts.data() + j});
-    Shared(backend, threads).Select({q_.mat, jobs, kv_.view(), c_.score});
+    Shared(backend, threads).Select({q_.mat, jobs, kv_.view(), c_.score, c_.reach});
 
     std::vector<std::vector<int32_t>> result;
     for (int j = 0; j < count_jobs; ++j) {
@@ -175,13 +185,13 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
 };
 
 TEST_P(SelectTest, TakesTheBest) {
-  for (const char* backend : testing::Backends())
+  for (const char* backend : Backends())
     for (int slot : {0, 1})
       for (int k : {1, 2, 13, 64, 68}) RunAndCheck(backend, slot, 1, 70, k);
 }
 
 TEST_P(SelectTest, RangesThatAreSmallOrEmpty) {
-  for (const char* backend : testing::Backends()) {
+  for (const char* backend : Backends()) {
     RunAndCheck(backend, 0, 3, 3, 4);
     RunAndCheck(backend, 0, 3, 10, 0);
     RunAndCheck(backend, 0, 69, 70, 1);
@@ -196,6 +206,7 @@ TEST_P(SelectTest, RangesThatAreSmallOrEmpty) {
 }
 
 TEST_P(SelectTest, TiesGoToTheLowerBlock) {
+  if (c_.reach > 0) return;  // nothing reaches into the first block: it has no equals
   for (int h = 0; h < kKvHeads; ++h)
     for (int b = 1; b < kBlocks; ++b)  // blocks b and b % 5 are equal
       if (b >= 5) {
@@ -204,7 +215,7 @@ TEST_P(SelectTest, TiesGoToTheLowerBlock) {
         std::memcpy(kv_.view().Slice(0, h, b), kv_.view().Slice(0, h, b % 5),
                     kv_.view().codec.slice_bytes());
       }
-  for (const char* backend : testing::Backends()) {
+  for (const char* backend : Backends()) {
     // 14 blocks of each of 5 kinds; the best kind's first nine.
     for (const auto& list : RunAndCheck(backend, 0, 0, 70, 9))
       for (int i = 0; i < 9; ++i) EXPECT_EQ(list[i], list[0] % 5 + 5 * i) << backend;
@@ -230,7 +241,7 @@ TEST_P(SelectTest, RefSkipsEmptyLogicalPages) {
 }
 
 TEST_P(SelectTest, IsDeterministic) {
-  for (const char* backend : testing::Backends()) {
+  for (const char* backend : Backends()) {
     const auto first = RunAndCheck(backend, 0, 0, 70, 20);
     EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20)) << backend;
     for (int threads : {1, 3}) EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20, threads));
@@ -238,6 +249,7 @@ TEST_P(SelectTest, IsDeterministic) {
 }
 
 std::vector<SelectCase> SelectCases() {
+  constexpr int kReaches[] = {3, 0, 64, 7};
   constexpr KvType kTypes[] = {KvType::kKv16, KvType::kKv8, KvType::kKv4};
   std::vector<SelectCase> all;
   for (int dim : {64, 128})
@@ -245,8 +257,9 @@ std::vector<SelectCase> SelectCases() {
       for (bool shared : {true, false}) {
         if (group == 1 && !shared) continue;
         for (PageScore score : {PageScore::kBounds, PageScore::kKeys})
-          all.push_back(
-              {dim, group, 16 << (all.size() % 3), shared, score, kTypes[all.size() / 2 % 3]});
+          all.push_back({dim, group, 16 << (all.size() % 3), shared, score,
+                         kTypes[all.size() / 2 % 3],
+                         score == PageScore::kKeys ? kReaches[all.size() / 6 % 4] : 0});
       }
   return all;
 }

@@ -149,19 +149,25 @@ void DecodeSliceAny(const DecodeSliceArgs& a) {
 }
 
 template <int kRows>
-inline void BestKeysOf(const uint16_t* q, const int32_t* k, int dim, float* best) {
+inline void BestKeysOf(const uint16_t* q, const int32_t* k, int dim, int reach, float* best,
+                       float* tail) {
   alignas(64) float s[kRows][64];
   MicroPairs<kRows, 4, false>(q, dim, k, 64, dim / 2, s[0], 64);
-  for (int r = 0; r < kRows; ++r)
+  for (int r = 0; r < kRows; ++r) {
     best[r] = ReduceMax(Max(Max(Load<VecF>(s[r]), Load<VecF>(s[r] + 16)),
                             Max(Load<VecF>(s[r] + 32), Load<VecF>(s[r] + 48))));
+    tail[r] = -__builtin_inff();
+    for (int t = 64 - reach; t < 64; ++t) tail[r] = s[r][t] > tail[r] ? s[r][t] : tail[r];
+  }
 }
 
-void BestKeys(const uint16_t* q, const uint16_t* k, int rows, int dim, float* best) {
+void BestKeys(const uint16_t* q, const uint16_t* k, int rows, int dim, int reach, float* best,
+              float* tail) {
   const int32_t* pairs = reinterpret_cast<const int32_t*>(k);
   int row = 0;
-  for (; rows - row >= 4; row += 4) BestKeysOf<4>(q + row * dim, pairs, dim, best + row);
-  for (; row < rows; ++row) BestKeysOf<1>(q + row * dim, pairs, dim, best + row);
+  for (; rows - row >= 4; row += 4)
+    BestKeysOf<4>(q + row * dim, pairs, dim, reach, best + row, tail + row);
+  for (; row < rows; ++row) BestKeysOf<1>(q + row * dim, pairs, dim, reach, best + row, tail + row);
 }
 
 void BoxScores(const float* q, const uint16_t* stats, int pages, int dim, float* scores) {

@@ -43,23 +43,28 @@ void ScoreBounds(const SelectArgs& args, const Piece& piece) {
   }
 }
 
-// The best of each block's keys.
+// The best of each block's keys, and of the keys in front that reach into it.
 void ScoreKeys(const SelectArgs& args, const Piece& piece, Scratch* scratch) {
   const CpuKernels& kernels = BestKernels();
   const SelectJob& job = *piece.job;
   const int dim = args.view.codec.dim(), kv_head = KvHead(args, job);
   uint16_t* keys = scratch->Get<uint16_t>(static_cast<size_t>((kBlockTokens + job.heads) * dim));
   uint16_t* q = keys + kBlockTokens * dim;
-  std::vector<float> best(static_cast<size_t>(job.heads));
+  const size_t heads = static_cast<size_t>(job.heads);
+  std::vector<float> best(heads), tail(heads), reaching(heads, -INFINITY);
   kernels.to_bf16_row(args.q.Row(job.row) + static_cast<int64_t>(job.head) * dim, job.heads * dim,
                       q);
-  for (int b = piece.begin; b < piece.end; ++b) {
+  const bool joins = args.reach > 0 && piece.begin > job.first_block;
+  for (int b = piece.begin - joins; b < piece.end; ++b) {
     const std::byte* slice = args.view.Slice(job.seq, kv_head, b);
     CHECK(slice != nullptr);
-    kernels.best_keys(q, SlicePairs(args.view.codec, slice, true, keys), job.heads, dim,
-                      best.data());
-    for (int h = 0; h < job.heads; ++h)
-      piece.scores[h * piece.stride + b - piece.begin] = best[static_cast<size_t>(h)];
+    kernels.best_keys(q, SlicePairs(args.view.codec, slice, true, keys), job.heads, dim, args.reach,
+                      best.data(), tail.data());
+    if (b >= piece.begin)
+      for (size_t h = 0; h < heads; ++h)
+        piece.scores[static_cast<int64_t>(h) * piece.stride + b - piece.begin] =
+            std::max(best[h], reaching[h]);
+    reaching.swap(tail);
   }
 }
 

@@ -89,8 +89,10 @@ struct CpuKernels {
   // score[l] = sum_i max(q_i * min_li, q_i * max_li) for logical pages l, statistics bf16
   // [pages][2][dim].
   void (*box_scores)(const float* q, const uint16_t* stats, int pages, int dim, float* scores);
-  // best[r] = max over the 64 keys of a block of q_r.k; q bf16 [rows][dim], k as in AttnBlockArgs.
-  void (*best_keys)(const uint16_t* q, const uint16_t* k, int rows, int dim, float* best);
+  // best[r] = max over the 64 keys of a block of q_r.k, tail[r] over the last `reach` of them
+  // (-infinity for none); q bf16 [rows][dim], k as in AttnBlockArgs.
+  void (*best_keys)(const uint16_t* q, const uint16_t* k, int rows, int dim, int reach, float* best,
+                    float* tail);
 };
 
 const CpuKernels& BestKernels();

@@ -29,11 +29,11 @@ double BlockScore(const float* q, const KeyStats& layout, const uint16_t* stats)
   return best;
 }
 
-// The largest q.k of a block whose 64 keys are stored.
-double BestKey(const float* q, const KvCodec& codec, const std::byte* slice) {
+// The largest q.k of the keys from token `first` on of a block whose 64 keys are stored.
+double BestKey(const float* q, const KvCodec& codec, const std::byte* slice, int first) {
   std::vector<float> key(static_cast<size_t>(codec.dim()));
   double best = kLowest;
-  for (int t = 0; t < kBlockTokens; ++t) {
+  for (int t = first; t < kBlockTokens; ++t) {
     codec.DecodeK(slice, t, key.data());
     double sum = 0;
     for (size_t i = 0; i < key.size(); ++i) sum += static_cast<double>(q[i]) * key[i];
@@ -51,7 +51,9 @@ double LogSumExp(std::span<const double> x) {
   return top + std::log(sum);
 }
 
-void SelectOne(const SelectJob& job, Mat q, const KvView& view, PageScore kind) {
+void SelectOne(const SelectJob& job, const SelectArgs& args) {
+  const KvView& view = args.view;
+  const Mat q = args.q;
   const int dim = view.codec.dim(), group = q.cols / dim / view.heads->num_heads();
   const int kv_head = job.head / group, blocks = job.end_block - job.first_block;
   CHECK(blocks >= 0 && job.k >= 0 && (job.heads == 1 || job.heads == group));
@@ -62,10 +64,15 @@ void SelectOne(const SelectJob& job, Mat q, const KvView& view, PageScore kind) 
     for (int b = 0; b < blocks; ++b) {
       const int block = job.first_block + b;
       const float* query = q.Row(job.row) + h * dim;
-      head_score[static_cast<size_t>(b)] =
-          kind == PageScore::kKeys
-              ? BestKey(query, view.codec, view.Slice(job.seq, kv_head, block))
-              : BlockScore(query, view.stats, view.Stats(job.seq, kv_head, block));
+      double& s = head_score[static_cast<size_t>(b)];
+      if (args.score == PageScore::kBounds) {
+        s = BlockScore(query, view.stats, view.Stats(job.seq, kv_head, block));
+        continue;
+      }
+      s = BestKey(query, view.codec, view.Slice(job.seq, kv_head, block), 0);
+      if (b > 0 && args.reach > 0)
+        s = std::max(s, BestKey(query, view.codec, view.Slice(job.seq, kv_head, block - 1),
+                                kBlockTokens - args.reach));
     }
     if (job.heads > 1) {  // heads with large queries must not outvote the others: normalise each
       for (double& s : head_score) s /= std::sqrt(static_cast<double>(dim));
@@ -89,7 +96,7 @@ void SelectOne(const SelectJob& job, Mat q, const KvView& view, PageScore kind) 
 
 void Select(const SelectArgs& args, ThreadPool* pool) {
   pool->ParallelFor(static_cast<int64_t>(args.jobs.size()), [&](int64_t job, int) {
-    SelectOne(args.jobs[static_cast<size_t>(job)], args.q, args.view, args.score);
+    SelectOne(args.jobs[static_cast<size_t>(job)], args);
   });
 }
 

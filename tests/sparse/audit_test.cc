@@ -64,14 +64,26 @@ TEST(Audit, PlanShowsRetrievalHeadsOfAuditedStepsEverything) {
     RandomSelector selector(3);
     SelectionState states[6];
     const AttentionMode sparse = AttentionMode::kLserve, dense = AttentionMode::kDense;
-    std::vector<SeqStep> steps = {
-        {0, 0, 1, 1000, true, sparse, 256, &states[0], 1},
-        {1, 1, 3, 1278, true, sparse, 256, &states[1], 1},  // across a page border
-        {2, 4, 1, 1000, true, dense, 256, &states[2], 1},
-        {3, 5, 1, 400, true, sparse, 256, &states[3], 1},
-        {4, 6, 70, 930, false, sparse, 256, &states[4], 1},
-        {5, 76, 1, 1000, true, sparse, 256, &states[5], 0},
+    std::vector<SeqStep> steps;
+    const auto add = [&](int q_len, int pos, bool decode, AttentionMode mode, int audit) {
+      SeqStep step;
+      step.slot = static_cast<int>(steps.size());
+      step.q_begin = steps.empty() ? 0 : steps.back().q_begin + steps.back().q_len;
+      step.q_len = q_len;
+      step.pos = pos;
+      step.decode = decode;
+      step.mode = mode;
+      step.budget = 256;
+      step.state = &states[steps.size()];
+      step.audit = audit;
+      steps.push_back(step);
     };
+    add(1, 1000, true, sparse, 1);
+    add(3, 1278, true, sparse, 1);  // across a page border
+    add(1, 1000, true, dense, 1);
+    add(1, 400, true, sparse, 1);
+    add(70, 930, false, sparse, 1);
+    add(1, 1000, true, sparse, 0);
     planner.Begin(steps);
     selector.Run(planner.SelectJobs(0), 0);
     const AttnPlan plan = planner.Plan(0), audit = planner.AuditPlan(0);

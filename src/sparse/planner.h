@@ -43,7 +43,6 @@ struct SelectionState {
 
 // One sequence's part of a step.
 struct SeqStep {
-  uint64_t id = 0;                 // of the sequence, never used for another; 0: not told
   int32_t slot = 0;                // row of the page tables
   int32_t q_begin = 0, q_len = 0;  // rows of the packed step
   int32_t pos = 0;                 // of its first token; pos + q_len are stored afterwards
@@ -52,6 +51,7 @@ struct SeqStep {
   int32_t budget = 0;  // tokens
   SelectionState* state = nullptr;
   int32_t audit = 0;  // one layer-step in so many is audited; 0: none
+  uint64_t id = 0;    // of the sequence, never used for another; 0: not told
 };
 
 // Counted over a step: pages are (layer, KV head, block) of decode rows, blocks are (layer, KV

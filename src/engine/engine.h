@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/status.h"
@@ -89,6 +90,9 @@ class Engine {
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const std::string& chat_template() const = 0;
   virtual int max_context() const = 0;
+  // Tokens of the longest request, prompt and answer, with this attention (null: the server's):
+  // less than max_context() where the pool of streaming heads is too small to hold everything.
+  virtual int longest(std::optional<AttentionMode> attention) const = 0;
   // Lines for people: model, backend, KV type, head split and lost gate mass, pools.
   virtual std::string Describe() const = 0;
 };

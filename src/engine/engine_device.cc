@@ -10,16 +10,14 @@ namespace {
 
 double Gib(double bytes) { return bytes / (1 << 30); }
 
-// Streaming pages that `max_running` sequences need at most when they are sparse: windows of decode
-// for all, and of prefill for as many as prefill at once.
-int64_t StreamingPages(const EngineOptions& o, int64_t longest_pages) {
-  constexpr int kPrefillsAtOnce = 4;
+// Streaming pages that sequences need at most when they are sparse: windows of decode for
+// `decoding` of them, windows of prefill for `prompts`.
+int64_t StreamingPages(const EngineOptions& o, int64_t longest_pages, int decoding, int prompts) {
   const SparsityConfig& s = o.sparsity;
   const auto pages = [](int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens + 2; };
   const int64_t decode = pages(s.prefill_sink) + pages(s.decode_local);
   const int64_t prefill = pages(s.prefill_sink) + pages(s.prefill_local) + pages(o.step_tokens);
-  return decode * o.max_running +
-         std::min(prefill, longest_pages) * std::min(kPrefillsAtOnce, o.max_running);
+  return decode * decoding + std::min(prefill, longest_pages) * prompts;
 }
 
 }  // namespace
@@ -94,9 +92,12 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
     if (o.sparsity.mode == AttentionMode::kDense || page[1] == 0) {
       pages[0] = pages[1] = static_cast<int64_t>(left / static_cast<double>(page[0] + page[1]));
     } else {
-      // At most half of the room: where memory is short, fewer sequences run together.
-      pages[1] = std::min(StreamingPages(o, longest_pages),
-                          static_cast<int64_t>(left / 2 / static_cast<double>(page[1])));
+      // Half of the room or less, where memory is short: fewer sequences run together, but one can.
+      constexpr int kPrefillsAtOnce = 4;
+      pages[1] = std::clamp(static_cast<int64_t>(left / 2 / static_cast<double>(page[1])),
+                            StreamingPages(o, longest_pages, 1, 1),
+                            StreamingPages(o, longest_pages, o.max_running,
+                                           std::min(kPrefillsAtOnce, o.max_running)));
       pages[0] = static_cast<int64_t>((left - static_cast<double>(pages[1] * page[1])) /
                                       static_cast<double>(std::max<int64_t>(page[0], 1)));
     }

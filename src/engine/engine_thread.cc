@@ -73,15 +73,10 @@ class EngineThread : public Engine {
                                parts_.config.vocab);
     if (Status s = CheckSampling(request.sampling, parts_.config.vocab); !s.ok()) return s;
     const int prompt = static_cast<int>(std::min<size_t>(request.prompt.size(), INT32_MAX));
-    const AttentionMode mode = request.attention.value_or(parts_.options.sparsity.mode);
-    if (const int longest = longest_[static_cast<int>(mode)]; prompt + 1 > longest) {
+    if (const int most = longest(request.attention); prompt + 1 > most)
       return InvalidArgument(
-          "prompt: {} tokens and one to generate do not fit the context of {} tokens{}", prompt,
-          longest,
-          longest < parts_.max_context
-              ? fmt::format(" (dense attention; {} with lserve's)", parts_.max_context)
-              : "");
-    }
+          "prompt: {} tokens and one to generate do not fit the context of {} tokens", prompt,
+          most);
     if (request.budget) {
       SparsityConfig config = parts_.options.sparsity;
       config.budget = *request.budget;
@@ -141,6 +136,9 @@ class EngineThread : public Engine {
   const Tokenizer& tokenizer() const override { return *parts_.tokenizer; }
   const std::string& chat_template() const override { return parts_.chat_template; }
   int max_context() const override { return parts_.max_context; }
+  int longest(std::optional<AttentionMode> attention) const override {
+    return longest_[static_cast<int>(attention.value_or(parts_.options.sparsity.mode))];
+  }
   std::string Describe() const override { return parts_.description; }
 
  private:

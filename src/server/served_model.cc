@@ -137,7 +137,8 @@ MaybeError ServedModel::CheckLength(const CompletionRequest& request, size_t tok
                                     int* max_tokens) const {
   const char* field = request.chat ? "messages" : "prompt";
   if (tokens == 0) return BadField(field, "has no tokens");
-  const auto context = static_cast<size_t>(engine_->max_context());
+  const auto context = static_cast<size_t>(engine_->longest(request.attention));
+  const bool less = context < static_cast<size_t>(engine_->max_context());
   const auto limit = static_cast<size_t>(options_.request.prompt_tokens);
   if (limit > 0 && tokens > limit) {
     return ApiError{
@@ -149,9 +150,13 @@ MaybeError ServedModel::CheckLength(const CompletionRequest& request, size_t tok
   if (tokens + wanted > context) {
     return ApiError{
         400,
-        fmt::format("This model's maximum context length is {} tokens, but {} were asked "
-                    "for: {} in the {} and {} to generate.",
-                    context, tokens + wanted, tokens, field, wanted),
+        fmt::format(
+            "This model's maximum context length is {} tokens{}, but {} were asked "
+            "for: {} in the {} and {} to generate.",
+            context,
+            less ? fmt::format(" with dense attention ({} with lserve's)", engine_->max_context())
+                 : "",
+            tokens + wanted, tokens, field, wanted),
         field, "context_length_exceeded"};
   }
   *max_tokens = static_cast<int>(request.max_tokens ? wanted : context - tokens);

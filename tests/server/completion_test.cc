@@ -291,6 +291,22 @@ TEST(Completion, EngineErrors) {
   EXPECT_EQ(client.Read().events().back(), "[DONE]");
 }
 
+TEST(Completion, ContextLengthOfDenseAttention) {
+  FakeEngine::Settings settings;
+  settings.longest_dense = 50;
+  TestServer s({}, settings);
+  Json body = PromptBody(std::string(60, 'x'));
+  body["max_tokens"] = 1;
+  EXPECT_EQ(s.Post(kCompletions, body).status, 200);
+  body["lserve"] = {{"attention", "dense"}};
+  const TestResponse r = s.Post(kCompletions, body);
+  EXPECT_EQ(r.status, 400);
+  EXPECT_EQ(r.json()["error"]["code"], "context_length_exceeded");
+  EXPECT_NE(r.json()["error"]["message"].get<std::string>().find("50 tokens with dense attention"),
+            std::string::npos)
+      << r.body;
+}
+
 TEST(Completion, ContextLength) {
   FakeEngine::Settings settings;
   settings.max_context = 50;

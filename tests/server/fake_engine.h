@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -20,7 +21,7 @@ inline constexpr int kFakeVocab = 260;
 class FakeEngine : public Engine {
  public:
   struct Settings {
-    int max_context = 4096;
+    int max_context = 4096, longest_dense = 4096;
     int max_queue = 64;
     // Answers are this text, turned by the seed; its bytes are the tokens.
     std::string answer =
@@ -52,6 +53,11 @@ class FakeEngine : public Engine {
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   const std::string& chat_template() const override { return settings_.chat_template; }
   int max_context() const override { return settings_.max_context; }
+  int longest(std::optional<AttentionMode> attention) const override {
+    return attention == AttentionMode::kDense
+               ? std::min(settings_.max_context, settings_.longest_dense)
+               : settings_.max_context;
+  }
   std::string Describe() const override { return "fake"; }
 
  private:

@@ -41,8 +41,8 @@ cudaError_t RunDecode(DecodeParams p, int grid, cudaStream_t stream) {
                        static_cast<size_t>(kQueue * p.rows * kQueryBytes<C>) +
                        (3 * static_cast<size_t>(p.args.num_tiles) + 2) * sizeof(int);
   const size_t most = static_cast<size_t>(device.shared_bytes) - kStaticShared;
-  if (most < fixed + kComputeWarps<C> / kHalves / p.row_groups * C::kStageBytes)
-    return cudaErrorInvalidConfiguration;
+  // One is enough to be right; as many as blocks are computed at once, and more, to be fast.
+  if (most < fixed + C::kStageBytes) return cudaErrorInvalidConfiguration;
   p.stages = static_cast<int>(std::min<size_t>((most - fixed) / C::kStageBytes, kMaxStages));
   const size_t shared = fixed + static_cast<size_t>(p.stages) * C::kStageBytes;
 

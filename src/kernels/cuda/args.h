@@ -95,15 +95,15 @@ struct SelectLaunch {
   const Bf16* q;  // [rows][q heads * D], rotated
   int64_t q_stride;
   const DecodeRow* rows;  // device; indexed by the step's decode rows
-  int num_rows;           // capacity
+  int num_rows;           // capacity; times retrieval heads at most 65,536
   int max_blocks;         // most blocks a sequence may have
   DeviceView view;
   SelectionLists lists;
   int layer, q_heads;
   bool shared;  // one list a KV head: rank by max over heads of (S / sqrt(D) - lse) (kernels/ops.h)
   std::byte* workspace;  // SelectWorkspace bytes
-  // Rows, page tables and the statistics of closed pages were complete before the kernel in front
-  // of this one in the stream began: they are read while it still runs.
+  // Rows, page tables and what closed pages hold (keys, statistics) were complete before the kernel
+  // in front of this one in the stream began: they are read while it still runs.
   bool settled = false;
   PageScore score = PageScore::kBounds;
 };

@@ -40,7 +40,7 @@ struct Candidate {
 struct StepBudget {
   int tokens = 0;
   double seconds = -1;  // for prompt tokens; below 0: no limit
-  int unit = 64;  // chunks that do not end their prompt are multiples of it where they can
+  int unit = 64;        // chunks that do not end their prompt are multiples of it where they can
   // Such a chunk gives up some tokens where that makes the step's rows, answers included, a
   // multiple of the unit: a GPU's products cost as much for one row more as for a whole tile.
   bool fit_rows = false;

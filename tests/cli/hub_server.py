@@ -72,8 +72,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def file(self, behaviour: str, name: str) -> None:
         log.append(f"{behaviour} {name} {self.headers.get('Range', '-')} {'token' if self.headers.get('Authorization') else 'anonymous'}")
-        if name.endswith(LARGE):  # the hub sends large files from another host
-            host = f"localhost:{self.server.server_port}" if behaviour == "moved" else self.headers["Host"]
+        if name.endswith(LARGE):  # the hub sends large files from another host; 0.0.0.0 is this one by another name
+            host = f"0.0.0.0:{self.server.server_port}" if behaviour == "moved" else self.headers["Host"]
             return self.answer(302, b"", {"Location": f"{SCHEME}://{host}/cdn/{behaviour}/{name}"})
         self.content(behaviour, name)
 

@@ -4,6 +4,7 @@
 //
 //   decode_bench [--quick] [--only TEXT] [--json FILE]
 //   --quick: no correctness; --only: speed of the cases whose name holds TEXT
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <string>

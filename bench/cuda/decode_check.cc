@@ -1,6 +1,7 @@
 // Decode attention: random valid plans, every codec, NaN in everything that may not be read.
 #include "decode_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>

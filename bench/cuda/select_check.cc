@@ -1,4 +1,5 @@
 // Page selection and decode plans on the device.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <limits>

@@ -1,4 +1,5 @@
 // `lserve calibrate`: a head pattern for a model that nobody trained one for.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>

@@ -1,5 +1,6 @@
 #include "model/device_weights.h"
 
+#include <algorithm>
 #include <cmath>
 #include <new>
 

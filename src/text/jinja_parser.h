@@ -1,6 +1,7 @@
 // Tokens to syntax tree. Fails by TemplateError with the line.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 

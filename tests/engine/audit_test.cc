@@ -1,5 +1,6 @@
 // Audits in the engine, over a real model, if a tiny one: the missed mass that a request is told is
 // the one that follows from the definition, and auditing changes no token.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 

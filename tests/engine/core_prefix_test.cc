@@ -1,5 +1,6 @@
 // What the prefix cache does for requests: conversations, agents, equal prompts at the same time,
 // and sequences that lost their pages.
+#include <algorithm>
 #include <random>
 
 #include "tests/engine/core_harness.h"

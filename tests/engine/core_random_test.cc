@@ -3,6 +3,7 @@
 // lost. LSERVE_RANDOM_ROUNDS=N runs N times as many.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <random>

@@ -1,5 +1,7 @@
 // What a single request hears, and what happens at the limits: written out, where
 // core_random_test.cc looks at random workloads.
+#include <algorithm>
+
 #include "tests/engine/core_harness.h"
 
 namespace lserve::testing {

@@ -5,6 +5,7 @@
 // by the cache; reading one, or a block without a page, is counted as damage.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>

@@ -3,6 +3,7 @@
 // polynomial.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 

@@ -16,6 +16,7 @@
 // most.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "tests/cases/attn_cases.h"

@@ -2,6 +2,7 @@
 // holds, and what its pages contain. After every operation the pools must be whole.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <optional>

@@ -1,6 +1,7 @@
 // Key statistics: true bounds of the keys the codec gives back, logical page by logical page.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>

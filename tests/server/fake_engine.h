@@ -2,6 +2,7 @@
 // it goes on. Any thread.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>

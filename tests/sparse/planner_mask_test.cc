@@ -2,6 +2,7 @@
 // and nothing here depends on the head dimension.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "tests/sparse/policy_util.h"

@@ -2,6 +2,8 @@
 // of them (A11.4): over all positions in a page, reuse intervals, and tokens a step.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/sparse/policy_util.h"
 
 namespace lserve::testing {

@@ -1,6 +1,7 @@
 // tokenizer.json and tokenizer_config.json: what is understood, and clear errors for what is not.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/mapped_file.h"

@@ -1,6 +1,8 @@
 // SentencePiece-style BPE and GGUF metadata on a small vocabulary.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "tests/text/tokenizer_specs.h"
 #include "text/gguf_tokenizer.h"
 

@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
+#include <algorithm>
+
 #include "kernels/cpu/packed_weight.h"
 
 namespace lserve {

@@ -1,6 +1,7 @@
 // The Device of the CUDA backend: one stream, the kernels' launchers, cuBLASLt, graphs.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <span>

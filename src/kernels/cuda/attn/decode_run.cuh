@@ -2,6 +2,8 @@
 // by the files that instantiate configurations, decode_k*.cu.
 #pragma once
 
+#include <algorithm>
+
 #include "kernels/cuda/attn/decode_kernel.cuh"
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/launch_dependent.h"

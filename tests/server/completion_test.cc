@@ -32,7 +32,7 @@ TEST(Completion, Chat) {
   const Json j = response.json();
   EXPECT_EQ(j["object"], "chat.completion");
   EXPECT_EQ(j["id"].get<std::string>().rfind("chatcmpl-", 0), 0u);
-  EXPECT_EQ(response.headers.at("x-request-id"), j["id"]);
+  EXPECT_EQ(response.headers.at("x-request-id"), j["id"].get<std::string>());
   EXPECT_EQ(j["choices"].size(), 1u);
   EXPECT_EQ(j["choices"][0]["message"]["role"], "assistant");
   EXPECT_EQ(j["choices"][0]["message"]["content"], kAnswer);

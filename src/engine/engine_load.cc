@@ -65,7 +65,7 @@ std::string Description(const EngineParts& parts, size_t weight_bytes,
       "GiB\n"
       "backend   {}\n"
       "attention {}, {}\n"
-      "          budget {} tokens, logical page {}, reuse {}, dense below {}\n"
+      "          budget {} tokens, pages by {}, reuse {}, dense below {}\n"
       "          profile {}\n"
       "KV cache  {}, {:.1f} KiB a token in retrieval heads; {} and {} pages ({:.2f} GiB), "
       "longest context {} tokens",
@@ -74,8 +74,12 @@ std::string Description(const EngineParts& parts, size_t weight_bytes,
       parts.device ? "cuda on " + parts.device->info().name
                    : fmt::format("{}, {} threads", parts.ops->name(), parts.pool->size()),
       o.sparsity.mode == AttentionMode::kLserve ? "lserve" : "dense", choice.heads_line,
-      o.sparsity.budget, o.sparsity.logical_page, o.sparsity.reuse_interval, o.sparsity.dense_below,
-      choice.profile_line, kv.codec.name(), token_bytes / 1024, kv.pages[0], kv.pages[1],
+      o.sparsity.budget,
+      o.sparsity.page_score == PageScore::kKeys
+          ? "their best key"
+          : fmt::format("bounds of {} tokens", o.sparsity.logical_page),
+      o.sparsity.reuse_interval, o.sparsity.dense_below, choice.profile_line, kv.codec.name(),
+      token_bytes / 1024, kv.pages[0], kv.pages[1],
       Gib(static_cast<double>(kv.pages[0] * PageBytes(kv, HeadClass::kRetrieval) +
                               kv.pages[1] * PageBytes(kv, HeadClass::kStreaming))),
       parts.max_context);

@@ -75,8 +75,11 @@ class EngineThread : public Engine {
     const int prompt = static_cast<int>(std::min<size_t>(request.prompt.size(), INT32_MAX));
     if (const int most = longest(request.attention); prompt + 1 > most)
       return InvalidArgument(
-          "prompt: {} tokens and one to generate do not fit the context of {} tokens", prompt,
-          most);
+          "prompt: {} tokens and one to generate do not fit the context of {} tokens{}", prompt,
+          most,
+          most < parts_.max_context
+              ? fmt::format(" (dense attention; {} with lserve's)", parts_.max_context)
+              : "");
     if (request.budget) {
       SparsityConfig config = parts_.options.sparsity;
       config.budget = *request.budget;

@@ -27,7 +27,7 @@ struct DeviceModelOptions {
   // most the layer's. Empty: none. KeptBytes of memory each.
   std::vector<int> kept_heads;
   bool graphs = true;          // record decode steps
-  bool deterministic = false;  // a token's logits do not depend on batch and chunks
+  bool deterministic = false;  // a token's logits do not depend on the batch
 };
 
 class DeviceModel : public ModelRunner {

@@ -27,45 +27,36 @@ void FillAttention(CpuKernels* table);
 
 namespace {
 
-CpuKernels Make(const char* isa, void (*linear)(CpuKernels*), void (*attention)(CpuKernels*)) {
-  CpuKernels table{};
-  table.isa = isa;
-  linear(&table);
-  attention(&table);
-  return table;
-}
-
-// A set of kernels and whether this processor runs it.
+// A set of kernels and whether this processor runs it. Even what fills the table is compiled for
+// the set, so only a set that runs is filled.
 struct Isa {
   const char* name;
   const char* needs;
   bool runs;
-  CpuKernels table;
+  const char* shown;
+  void (*linear)(CpuKernels*);
+  void (*attention)(CpuKernels*);
 };
 
 // Best first.
-const std::vector<Isa>& Isas() {
-  static const std::vector<Isa> isas = [] {
-    std::vector<Isa> list;
+std::vector<Isa> Isas() {
+  std::vector<Isa> list;
 #if defined(__x86_64__)
-    const bool avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512dq") &&
-                        __builtin_cpu_supports("avx512vnni") &&
-                        __builtin_cpu_supports("avx512bf16");
-    list.push_back({"avx512", "AVX-512 with VNNI and BF16", avx512,
-                    Make("avx512-bf16-vnni", isa_avx512::FillLinear, isa_avx512::FillAttention)});
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    list.push_back({"avx2", "AVX2 and FMA", avx2,
-                    Make("avx2", isa_avx2::FillLinear, isa_avx2::FillAttention)});
+  const bool avx512 = __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+                      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  list.push_back({"avx512", "AVX-512 with VNNI, VBMI and BF16", avx512, "avx512-bf16-vnni",
+                  isa_avx512::FillLinear, isa_avx512::FillAttention});
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  list.push_back(
+      {"avx2", "AVX2 and FMA", avx2, "avx2", isa_avx2::FillLinear, isa_avx2::FillAttention});
 #endif
-    list.push_back({"base", "", true, Make("base", isa_base::FillLinear, isa_base::FillAttention)});
-    return list;
-  }();
-  return isas;
+  list.push_back({"base", "", true, "base", isa_base::FillLinear, isa_base::FillAttention});
+  return list;
 }
 
 // The set that LSERVE_CPU_ISA names, else the best one that runs.
-Result<const CpuKernels*> Choose() {
+Result<CpuKernels> Choose() {
   const char* wanted = std::getenv("LSERVE_CPU_ISA");
   const bool any = wanted == nullptr || *wanted == '\0';
   std::string names;
@@ -73,15 +64,19 @@ Result<const CpuKernels*> Choose() {
     if (any ? isa.runs : wanted == std::string_view(isa.name)) {
       if (!isa.runs)
         return Unsupported("LSERVE_CPU_ISA={}: this processor has no {}", isa.name, isa.needs);
-      return &isa.table;
+      CpuKernels table{};
+      table.isa = isa.shown;
+      isa.linear(&table);
+      isa.attention(&table);
+      return table;
     }
     names += std::string(names.empty() ? "" : ", ") + isa.name;
   }
   return InvalidArgument("LSERVE_CPU_ISA={}: expected one of {}", wanted, names);
 }
 
-const Result<const CpuKernels*>& Chosen() {
-  static const Result<const CpuKernels*> chosen = Choose();
+const Result<CpuKernels>& Chosen() {
+  static const Result<CpuKernels> chosen = Choose();
   return chosen;
 }
 
@@ -91,7 +86,7 @@ Status CheckCpuIsa() { return Chosen().status(); }
 
 const CpuKernels& BestKernels() {
   CHECK(Chosen().ok());  // MakeOps has seen to it
-  return **Chosen();
+  return *Chosen();
 }
 
 }  // namespace lserve

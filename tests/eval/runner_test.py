@@ -6,15 +6,18 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EVAL = ROOT / "tools" / "eval"
 sys.path[:0] = [str(EVAL), str(pathlib.Path(__file__).parent)]
 from fake_server import FakeServer
-from lserve_eval import report, settings
-from lserve_eval.cli import read_suite
+from lserve_eval import report, settings, suite
+from lserve_eval.cli import sittings
+from lserve_eval.material import Material
 from lserve_eval.runner import Results
+from lserve_eval.tasks import all_tasks
 
 
 def find(text: str, body: dict) -> str:
@@ -158,24 +161,75 @@ class RunnerTest(unittest.TestCase):
         found = sorted((ROOT / "bench" / "accuracy").glob("*.json"))
         self.assertTrue(found)
         for path in found:
-            self.assertTrue(read_suite(path), path)
+            lanes = suite.read(path)
+            for blocks in lanes.values():
+                self.assertTrue(sittings(blocks, all_tasks(Material("generated"))), path)
+
+    def test_budgets_and_tasks_of_a_block(self):
+        text = {"server": ["--dense-below", "0"], "tasks": {"two": "vt,copy"}, "settings": {"a": {"kv": "kv8"}},
+                "lanes": {"x": [{"tasks": "two,cwe", "lengths": [1024], "samples": {"default": 3, "cwe": 1}, "settings": ["a"], "budgets": [512, None], "server": ["--max-running", "8"]}]}}
+        (self.folder / "s.json").write_text(json.dumps(text))
+        lanes = suite.read(self.folder / "s.json")
+        (one,) = sittings(lanes["x"], dict.fromkeys(("vt", "copy", "cwe")))
+        self.assertEqual([s.name for s in one.settings], ["a-b512", "a"])
+        self.assertEqual(one.settings[0].own(), {"lserve": {"attention": "lserve", "budget": 512}})
+        self.assertEqual(one.flags, ["--dense-below", "0", "--max-running", "8", "--kv", "kv8"])
+        self.assertEqual(one.counts, {"vt": 3, "copy": 3, "cwe": 1})
+        self.assertEqual(one.missing(Results(self.out)), (14, 7 * 1024))
+
+    def fake_program(self, url: str) -> pathlib.Path:
+        """A program that says where the fake server listens, as lserve would, until it is ended. It notes its flags; of --kv nonsense it wants nothing."""
+        program = self.folder / "lserve"
+        program.write_text(f"#!{sys.executable}\nimport signal, sys\n'nonsense' in sys.argv and sys.exit('no such type')\nopen('{self.folder}/flags', 'a').write(' '.join(sys.argv) + '\\n')\n"
+                           f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('listening on {url}', file=sys.stderr, flush=True)\nsignal.pause()\n")
+        program.chmod(0o755)
+        return program
+
+    def run_suite(self, server, lanes: dict, *flags) -> subprocess.CompletedProcess:
+        (self.folder / "suite.json").write_text(json.dumps({"settings": {"bad": {"kv": "nonsense"}, "dense": {"attention": "dense"}, "kv8": {"kv": "kv8"}, "kv4": {"kv": "kv4"}}, "lanes": lanes}))
+        return subprocess.run([sys.executable, str(EVAL), "suite", str(self.folder / "suite.json"), "--lserve", str(self.fake_program(server.url)), "--text", "generated",
+                               "--out", str(self.out), *flags], capture_output=True, text=True, timeout=60)
 
     def test_a_server_that_does_not_start_costs_its_settings_only(self):
         """The first set of flags fails; the settings of the second are run all the same."""
-        suite = {"settings": {"bad": {"kv": "nonsense"}, "good": {"attention": "dense"}},
-                 "blocks": [{"tasks": "grid", "lengths": [1024], "samples": 2, "settings": [name]} for name in ("bad", "good")]}
-        (self.folder / "suite.json").write_text(json.dumps(suite))
         with FakeServer(find) as server:
-            program = self.folder / "lserve"
-            # Says where the fake server listens, as lserve would, until it is ended.
-            program.write_text(f"#!{sys.executable}\nimport signal, sys\n'nonsense' in sys.argv and sys.exit('no such type')\n"
-                               f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('listening on {server.url}', file=sys.stderr, flush=True)\nsignal.pause()\n")
-            program.chmod(0o755)
-            done = subprocess.run([sys.executable, str(EVAL), "suite", str(self.folder / "suite.json"), "--lserve", str(program), "--text", "generated", "--out", str(self.out)],
-                                  capture_output=True, text=True, timeout=60)
+            done = self.run_suite(server, {"only": [{"tasks": "grid", "lengths": [1024], "samples": 2, "settings": [name]} for name in ("bad", "dense")]})
         self.assertEqual(done.returncode, 1, done.stderr)
         self.assertIn("no such type", done.stderr)
-        self.assertEqual([r["setting"] for r in Results(self.out).rows], ["good", "good"])
+        self.assertEqual([r["setting"] for r in Results(self.out).rows], ["dense", "dense"])
+
+    def test_lanes_run_at_the_same_time_and_are_reported_together(self):
+        block = {"tasks": "grid", "lengths": [1024], "samples": 3}
+        with FakeServer(find) as server:
+            done = self.run_suite(server, {"a": [block | {"settings": ["dense"]}], "b": [block | {"settings": ["kv8"], "budgets": [512, 2048]}]}, "--parallel", "--gpus", "2",
+                                  "--server-flag=--max-queue=7")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        files = [self.folder / f"results-{lane}.jsonl" for lane in "ab"]
+        self.assertEqual([len(Results(file).rows) for file in files], [3, 6])
+        flags = (self.folder / "flags").read_text()
+        self.assertEqual(re.findall(r"--max-queue=7 --gpu=\d", "\n".join(sorted(flags.splitlines(), key=lambda f: "kv8" in f))), ["--max-queue=7 --gpu=0", "--max-queue=7 --gpu=1"])
+        paired = json.loads((self.folder / "results.summary.json").read_text())["paired"]
+        self.assertEqual({(p["setting"], p["pairs"]) for p in paired}, {("kv8-b512", 3), ("kv8-b2048", 3)})
+        again = subprocess.run([sys.executable, str(EVAL), "report", *map(str, files), "--out", str(self.folder / "both.jsonl")], capture_output=True, text=True, timeout=60)
+        self.assertEqual(again.stdout, done.stdout)
+        self.assertTrue((self.folder / "both.html").exists())
+
+    def test_a_time_limit_is_shared_by_what_is_to_be_read(self):
+        """Two servers with equal work: both are cut off, neither gets nothing."""
+        slow = lambda text, body: time.sleep(0.1) or find(text, body)
+        with FakeServer(slow) as server:
+            done = self.run_suite(server, {"only": [{"tasks": "grid", "lengths": [1024], "samples": 500, "settings": ["kv8", "kv4"]}]}, "--time-limit", "6")
+        counts = [sum(r["setting"] == name for r in Results(self.out).rows) for name in ("kv8", "kv4")]
+        self.assertIn("not complete", done.stderr)
+        self.assertTrue(all(5 <= count <= 45 for count in counts), counts)
+
+    def test_lanes_that_outlive_their_time_are_ended_with_their_servers(self):
+        with FakeServer(lambda text, body: time.sleep(30) or "") as server:
+            began = time.monotonic()
+            self.run_suite(server, {"a": [{"tasks": "grid", "lengths": [1024], "samples": 2, "settings": ["dense"]}]}, "--parallel", "--time-limit", "1", "--grace", "2")
+            self.assertLess(time.monotonic() - began, 20)
+        left = subprocess.run(["pgrep", "-f", str(self.folder / "lserve")], capture_output=True, text=True).stdout
+        self.assertEqual(left, "")
 
     def test_another_server(self):
         """A server that is not lserve is asked without lserve's object."""

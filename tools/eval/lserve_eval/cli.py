@@ -7,13 +7,14 @@ import os
 import pathlib
 import sys
 import time
+import typing
 
-from . import report, scores
+from . import report, scores, suite
 from .client import Client, ServerError
 from .material import Material
 from .runner import Results, Run
 from .sample import Sample
-from .settings import Setting, by_server, from_mapping, parse
+from .settings import Setting, by_server, parse
 from .sizing import filler
 from .tasks import all_tasks, names
 
@@ -43,81 +44,103 @@ def server_for(args, flags: list[str]):
         yield client
 
 
-def run_plan(args, material: Material, plan: list[dict], out: pathlib.Path) -> int:
-    """Runs blocks of {tasks, lengths, samples, settings, server} one after another; returns the exit status."""
-    results, known, failed = Results(out), all_tasks(material), []
-    deadline = time.monotonic() + args.time_limit if args.time_limit else float("inf")
-    complete = True
-    for number, block in enumerate(plan, 1):
+class Sitting(typing.NamedTuple):
+    """What one server is started for."""
+
+    settings: list[Setting]
+    flags: list[str]
+    tasks: list[str]
+    lengths: list[int]
+    counts: dict[str, int]  # samples by task
+
+    def missing(self, results: Results) -> tuple[int, int]:
+        """Results that are not there yet, and the tokens of their prompts: what a server with a prefix cache has to read."""
+        open_ = {(n, t, i): sum(not results.has(s.name, t, n, i) for s in self.settings) for n in self.lengths for t in self.tasks for i in range(self.counts[t])}
+        return sum(open_.values()), sum(n for (n, _, _), count in open_.items() if count)
+
+
+def sittings(plan: list[dict], known) -> list[Sitting]:
+    found = []
+    for block in plan:
         tasks = names(block["tasks"], known)
-        counts = counts_of(tasks, block["samples"])
-        for flags, settings in by_server(block["settings"]):
-            wanted = [(s.name, t, n, i) for s in settings for t in tasks for n in block["lengths"] for i in range(counts[t])]
-            missing = sum(not results.has(*key) for key in wanted)
-            if not missing:
-                continue
-            if time.monotonic() > deadline:
-                complete = False
-                continue
-            print(f"-- block {number} of {len(plan)}: {missing} results of {', '.join(s.name for s in settings)}", file=sys.stderr, flush=True)
-            if args.url and flags:
-                raise ValueError(f"--url: setting {settings[0].name} needs a server of its own (flags {' '.join(settings[0].flags())})")
-            try:
-                with server_for(args, [*block["server"], *settings[0].flags()]) as client:
-                    results.check_same(settings, client.model, args.seed)
-                    results.add({"kind": "run", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": client.model, "seed": args.seed,
-                                 "flags": [*block["server"], *settings[0].flags()], "settings": [s.name for s in settings], "definitions": {s.name: s.definition() for s in settings}, "material": material.describe(),
-                                 "server_words": getattr(client, "words", "")})
-                    run = Run(client, results, settings, args.seed, args.concurrency, deadline)
-                    complete &= run.all([known[t] for t in tasks], block["lengths"], counts)
-                    failed += run.failures
-            except (RuntimeError, OSError) as error:  # a server that does not start, or dies, costs its settings and not the suite
-                complete = False
-                failed.append(f"{', '.join(s.name for s in settings)}: {error}")
+        for _, settings in by_server(block["settings"]):
+            found.append(Sitting(settings, [*block["server"], *settings[0].flags()], tasks, block["lengths"], counts_of(tasks, block["samples"])))
+    return found
+
+
+def run_plan(args, material: Material, plan: list[dict], out: pathlib.Path) -> int:
+    """Runs blocks of {tasks, lengths, samples, settings, server} one after another; returns the exit status. Of a time limit every server gets the
+    share that its part is of the tokens still to be read, so that a run that is cut off has something of everything."""
+    results, known, failed = Results(out), all_tasks(material), []
+    end = time.monotonic() + args.time_limit if args.time_limit else float("inf")
+    complete, left = True, sittings(plan, known)
+    while left:
+        one, *left = left
+        (missing, tokens), later = one.missing(results), sum(s.missing(results)[1] for s in left)
+        if not missing:
+            continue
+        now = time.monotonic()
+        if now > end:
+            complete = False
+            continue
+        print(f"-- {missing} results of {', '.join(s.name for s in one.settings)}", file=sys.stderr, flush=True)
+        if args.url and one.settings[0].server:
+            raise ValueError(f"--url: setting {one.settings[0].name} needs a server of its own (flags {' '.join(one.settings[0].flags())})")
+        try:
+            with server_for(args, [*one.flags, *(args.server_flag or [])]) as client:
+                results.check_same(one.settings, client.model, args.seed)
+                results.add({"kind": "run", "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "model": client.model, "seed": args.seed,
+                             "flags": one.flags, "settings": [s.name for s in one.settings], "definitions": {s.name: s.definition() for s in one.settings},
+                             "material": material.describe(), "server_words": getattr(client, "words", "")})
+                run = Run(client, results, one.settings, args.seed, args.concurrency, now + (end - now) * tokens / (tokens + later))
+                complete &= run.all([known[t] for t in one.tasks], one.lengths, one.counts)
+                failed += run.failures
+        except (RuntimeError, OSError) as error:  # a server that does not start, or dies, costs its settings and not the suite
+            complete = False
+            failed.append(f"{', '.join(s.name for s in one.settings)}: {error}")
     print(f"{len(results.rows)} results in {out}" + ("" if complete else "; not complete: the same command goes on"), file=sys.stderr)
     for words in failed[:20]:
         print(f"failed: {words}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def finish(args, out: pathlib.Path) -> None:
-    results = Results(out)
-    summary = report.summarise(results.rows, results.runs, args.baseline)
+def finish(args, files: list[pathlib.Path], out: pathlib.Path) -> None:
+    """The report of all files together, beside `out`. Of results of one setting on one sample the first counts."""
+    rows, runs = {}, []
+    for results in map(Results, files):
+        runs += results.runs
+        for row in results.rows:
+            rows.setdefault(Results.key(row), row)
+    summary = report.summarise(list(rows.values()), runs, args.baseline)
     print(report.table(summary))
-    report.write(summary, results.rows, out, page_map=getattr(args, "page_map", None))
+    report.write(summary, list(rows.values()), out, page_map=getattr(args, "page_map", None))
 
 
 def command_run(args) -> int:
     settings = [parse(spec) for spec in args.setting or ["dense", "lserve"]]
-    block = {"tasks": args.tasks, "lengths": [int(n) for n in args.lengths.split(",")], "samples": args.samples, "settings": settings,
-             "server": args.server_flag or []}
+    block = {"tasks": args.tasks, "lengths": [int(n) for n in args.lengths.split(",")], "samples": args.samples, "settings": settings, "server": []}
     status = run_plan(args, Material(args.text, args.words), [block], args.out)
-    finish(args, args.out)
+    finish(args, [args.out], args.out)
     return status
 
 
-def read_suite(path: pathlib.Path) -> list[dict]:
-    """JSON: {"server": [flags], "settings": {name: {key: value}}, "blocks": [{"tasks", "lengths", "samples", "settings": [names], "server"?}]}."""
-    suite = json.loads(path.read_text())
-    known = {name: from_mapping(name, values) for name, values in suite["settings"].items()}
-    plan = []
-    for block in suite["blocks"]:
-        unknown = [name for name in block["settings"] if name not in known]
-        if unknown:
-            raise ValueError(f"{path}: settings {', '.join(unknown)} are not defined")
-        plan.append({"tasks": block["tasks"], "lengths": block["lengths"], "samples": block["samples"],
-                     "settings": [known[name] for name in block["settings"]], "server": [*suite.get("server", []), *block.get("server", [])]})
-    return plan
-
-
 def command_suite(args) -> int:
-    status = run_plan(args, Material(args.text, args.words), read_suite(args.file), args.out)
-    finish(args, args.out)
+    lanes = suite.read(args.file)
+    if args.lane:
+        if args.lane not in lanes:
+            raise ValueError(f"--lane {args.lane}: {args.file} has {', '.join(lanes)}")
+        lanes = {args.lane: lanes[args.lane]}
+    if args.parallel:
+        status, files = suite.run_parallel(args, list(lanes))
+    else:
+        status, files = run_plan(args, Material(args.text, args.words), [block for blocks in lanes.values() for block in blocks], args.out), [args.out]
+    if args.report:
+        finish(args, files, args.out)
     return status
 
 
 def command_report(args) -> int:
-    finish(args, args.results)
+    finish(args, args.results, args.out or args.results[0])
     return 0
 
 
@@ -192,7 +215,8 @@ def make_parser() -> argparse.ArgumentParser:
         server_flags(command)
         command.add_argument("--out", type=pathlib.Path, required=True, help="JSON lines; what is there is not run again. The report is written beside it")
         command.add_argument("--concurrency", type=int, default=1, help="samples at a time")
-        command.add_argument("--time-limit", type=float, help="seconds after which no sample begins")
+        command.add_argument("--time-limit", type=float, help="seconds after which no sample begins; servers share them by what they have to read")
+        command.add_argument("--server-flag", action="append", help="flag for every server started, as in --server-flag=--dense-below=0")
         command.add_argument("--baseline", default="dense", help="setting that the others are compared with")
         command.add_argument("--page-map", type=pathlib.Path, help="JSON of lserve calibrate --page-map, drawn in the report")
 
@@ -203,14 +227,19 @@ def make_parser() -> argparse.ArgumentParser:
     one.add_argument("--samples", type=int, default=DEFAULT_SAMPLES, help="a task and length")
     one.add_argument("--setting", action="append",
                      help="NAME, or NAME:key=value,...; attention, budget and audit go into the request, other keys are flags of lserve serve (kv=kv8, profile=FILE)")
-    one.add_argument("--server-flag", action="append", help="flag for every server started, as in --server-flag=--dense-below=0")
 
-    suite = add("suite", command_suite, "run a file of blocks, as bench/accuracy/grid.json")
-    suite.add_argument("file", type=pathlib.Path)
-    run_flags(suite)
+    several = add("suite", command_suite, "run a file of blocks, as bench/accuracy/smollm2.json")
+    several.add_argument("file", type=pathlib.Path)
+    several.add_argument("--lane", help="only this part of the file")
+    several.add_argument("--parallel", action="store_true", help="all lanes at once, each with servers and a file of results of its own (OUT-LANE.jsonl); the report is of all")
+    several.add_argument("--gpus", type=int, default=0, help="with --parallel: lanes go to this many GPUs by turns; 0: servers are not told")
+    several.add_argument("--grace", type=float, default=30, help="with --parallel: seconds beyond --time-limit after which lanes are ended")
+    several.add_argument("--report", action=argparse.BooleanOptionalAction, default=True, help="tables and page at the end")
+    run_flags(several)
 
     again = add("report", command_report, "table, JSON and HTML page of results")
-    again.add_argument("results", type=pathlib.Path)
+    again.add_argument("results", type=pathlib.Path, nargs="+", help="files whose results are put together")
+    again.add_argument("--out", type=pathlib.Path, help="beside which file the report is written (default: the first)")
     again.add_argument("--baseline", default="dense")
     again.add_argument("--page-map", type=pathlib.Path)
 

@@ -90,16 +90,6 @@ def curves(series: dict[str, list[tuple[float, float]]], x_label: str, y_label: 
     return figure(f'<svg role="img" viewBox="0 0 {left + w + 20} {height}" width="{left + w + 20}" aria-label="{escape(f"{title}. " + "; ".join(words), quote=True)}">{"".join(parts)}</svg>', title)
 
 
-def _flag_value(summary: dict, setting: str, flag: str) -> float | None:
-    """What the server was started with, or the request said, for a setting."""
-    for run in summary["runs"]:
-        if setting in run.get("settings", []):
-            words = " ".join(run["flags"]).replace("=", " ")
-            if found := re.search(rf"--{flag} ([\d.]+)", words):
-                return float(found.group(1))
-    return None
-
-
 def sweep(summary: dict, value_of) -> dict[str, list[tuple[float, float]]]:
     """Mean paired scores by length over settings that `value_of` gives a number; the baseline as a level line."""
     series: dict = {}
@@ -112,7 +102,12 @@ def sweep(summary: dict, value_of) -> dict[str, list[tuple[float, float]]]:
 
 
 def budget_of(setting: str) -> float | None:
-    found = re.fullmatch(r"budget[ _-]?(\d+)", setting)
+    found = re.fullmatch(r"(?:budget[ _-]?|lserve-b)(\d+)", setting)
+    return float(found.group(1)) if found else None
+
+
+def static_of(setting: str) -> float | None:
+    found = re.fullmatch(r"static[ _-]?(\d+)", setting)
     return float(found.group(1)) if found else None
 
 
@@ -159,7 +154,7 @@ def html_table(title: str, header: list[str], lines: list[list[str]]) -> str:
 def page(summary: dict, rows: list[dict], tables: list[tuple], pages: dict | None = None) -> str:
     plots = [heat_map(rows, setting) for setting in summary["settings"]]
     plots.append(curves(sweep(summary, budget_of), "budget, tokens a retrieval head reads", "mean score", "Score against budget."))
-    plots.append(curves(sweep(summary, lambda s: _flag_value(summary, s, "static-sparsity")), "static sparsity, share of KV heads that stream", "mean score", "Score against static sparsity."))
+    plots.append(curves(sweep(summary, static_of), "static sparsity, percent of KV heads that stream", "mean score", "Score against static sparsity."))
     sources = list(dict.fromkeys(f"{r['model']}, text: {r['material']['text']}, words: {r['material']['words']}, seed {r['seed']}, server flags: {' '.join(r['flags']) or 'none'}"
                                  for r in summary["runs"]))
     body = [f"<h1>Accuracy: {escape(', '.join(summary['settings']))}</h1>", f'<p class="note">{escape(summary["note"])} A loss is positive where a setting is worse than {escape(summary["baseline"])}. '

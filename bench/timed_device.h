@@ -57,8 +57,9 @@ class TimedDevice : public Device {
   size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim) const override {
     return device_->DecodeWorkspace(num_tiles, shape, dim);
   }
-  size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks) const override {
-    return device_->SelectWorkspace(num_rows, q_heads, max_blocks);
+  size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks,
+                         PageScore score) const override {
+    return device_->SelectWorkspace(num_rows, q_heads, max_blocks, score);
   }
 
   void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {

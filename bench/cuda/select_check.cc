@@ -95,7 +95,8 @@ bool RunSelect(const SelectCase& c, Random* random, int* exact, int* total) {
   const DeviceArray<DecodeRow> d_rows(rows);
   const size_t lists = static_cast<size_t>(c.rows * layers * lists_per_layer);
   const DeviceArray<int32_t> d_lists(lists * static_cast<size_t>(capacity)), d_counts(lists);
-  const DeviceArray<std::byte> workspace(cuda::SelectWorkspace(c.rows, q_heads, c.blocks));
+  const DeviceArray<std::byte> workspace(
+      cuda::SelectWorkspace(c.rows, q_heads, c.blocks, PageScore::kBounds));
   cuda::SelectLaunch launch{};
   launch.q = dq.get(), launch.q_stride = q_heads * c.dim;
   launch.rows = d_rows.get(), launch.num_rows = c.rows, launch.max_blocks = c.blocks;

@@ -36,7 +36,8 @@ class Device : public Memory {
   virtual int PrefillTile(int dim, int group) const = 0;
   virtual size_t PrefillWorkspace(int num_tiles, const PlanShape& shape) const = 0;
   virtual size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim) const = 0;
-  virtual size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks) const = 0;
+  virtual size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks,
+                                 PageScore score) const = 0;
 
   virtual void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) = 0;
   // out bf16 or, wide, float; row r reads x row from[r], or r where from is null.

@@ -210,7 +210,8 @@ void DeviceOps::Select(const SelectArgs& args) {
     const Block chosen(device_.get(), places * static_cast<size_t>(capacity) * 4);
     const Block counts(device_.get(), places * 4);
     const int max_blocks = std::max(1, job.end_block);
-    const Block workspace(device_.get(), device_->SelectWorkspace(1, q_heads, max_blocks) + 1);
+    const Block workspace(device_.get(),
+                          device_->SelectWorkspace(1, q_heads, max_blocks, args.score) + 1);
     cuda::SelectLaunch launch{};
     launch.q = q.as<uint16_t>();
     launch.q_stride = args.q.cols;
@@ -223,6 +224,7 @@ void DeviceOps::Select(const SelectArgs& args) {
     launch.shared = shared;
     launch.workspace = workspace.data();
     launch.score = args.score;
+    launch.reach = args.reach;
     device_->Select(launch);
     const int64_t list = static_cast<int64_t>(job.seq) * lists + (shared ? kv_head : job.head);
     device_->CopyOut(job.count, counts.data() + list * 4, 4);

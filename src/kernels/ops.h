@@ -70,7 +70,7 @@ struct SelectArgs {
   std::span<const SelectJob> jobs;
   KvView view;
   PageScore score = PageScore::kBounds;
-  int reach = 0;  // tokens, at most 64; kKeys only, not on a GPU yet
+  int reach = 0;  // tokens, at most 64; kKeys only
 };
 
 struct AttentionArgs {

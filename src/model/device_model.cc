@@ -85,9 +85,10 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
   PlanShape prompt = decode;
   prompt.q_tile = device.PrefillTile(c.head_dim, c.group());
   const int prompt_tiles = (CeilDiv(o.max_tokens, prompt.q_tile) + 2) * lists;
-  s.workspace = std::max({device.DecodeWorkspace(rows * lists, decode, c.head_dim),
-                          device.SelectWorkspace(rows, c.q_heads, s.max_blocks),
-                          device.PrefillWorkspace(prompt_tiles, prompt)});
+  s.workspace =
+      std::max({device.DecodeWorkspace(rows * lists, decode, c.head_dim),
+                device.SelectWorkspace(rows, c.q_heads, s.max_blocks, sparsity.page_score),
+                device.PrefillWorkspace(prompt_tiles, prompt)});
   return s;
 }
 
@@ -105,6 +106,7 @@ DeviceModel::DeviceModel(const ModelConfig& config, const SparsityConfig& sparsi
     : config_(config),
       shared_(sparsity.shared_lists),
       score_(sparsity.page_score),
+      reach_(sparsity.reach()),
       device_(device),
       options_(options),
       weights_(std::move(weights)),
@@ -262,7 +264,7 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
   if (step.due) {
     device_->Select({qkv_.as<uint16_t>(), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
                      max_blocks_, device_view, lists, layer, config_.q_heads, shared_,
-                     workspace_.data(), true, score_});
+                     workspace_.data(), true, score_, reach_});
   }
   // Without a selection the plans of all layers are known at the first.
   if (step.due || layer == 0) {

@@ -84,6 +84,7 @@ class DeviceModel : public ModelRunner {
   const ModelConfig config_;
   const bool shared_;  // one selection list a KV head
   const PageScore score_;
+  const int reach_;
   Device* const device_;
   const DeviceModelOptions options_;
   DeviceWeights weights_;

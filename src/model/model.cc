@@ -142,8 +142,7 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
     }
     ops_->Append({q, k, v, rope, input.seq, input.pos, view});
     if (const auto jobs = planner->SelectJobs(i); !jobs.empty())
-      ops_->Select({q, jobs, view, planner->config().page_score,
-                    std::min(planner->config().reuse_interval - 1, kBlockTokens)});
+      ops_->Select({q, jobs, view, planner->config().page_score, planner->config().reach()});
     const AttnPlan plan = planner->Plan(i), audit = planner->AuditPlan(i);
     const bool audited = !audit.tiles.empty();
     if (audited) {  // what it writes to `attended` is overwritten: only the sums are wanted

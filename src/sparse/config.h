@@ -2,9 +2,11 @@
 // and its scripts).
 #pragma once
 
+#include <algorithm>
 #include <string>
 
 #include "plan/page_score.h"
+#include "plan/tile.h"
 
 namespace lserve {
 
@@ -22,8 +24,11 @@ struct SparsityConfig {
   int selector_sink_pages = 1;   // pages at the start that a retrieval head always reads
   int selector_local_pages = 4;  // newest pages (the open one included) that it always reads
   PageScore page_score = PageScore::kKeys;
-  int logical_page = 16;    // tokens a set of key statistics covers: 16, 32 or 64
-  int reuse_interval = 4;   // decode steps that share one selection (C)
+  int logical_page = 16;   // tokens a set of key statistics covers: 16, 32 or 64
+  int reuse_interval = 4;  // decode steps that share one selection (C)
+  // Keys at a page's end that speak for the next page too: a head that reads on gets there before
+  // the next selection (SelectArgs.reach).
+  int reach() const { return std::min(reuse_interval - 1, kBlockTokens); }
   int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
   // One list a KV head; false: one a query head, as in the paper.
   bool shared_lists = true;

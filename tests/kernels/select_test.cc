@@ -130,14 +130,6 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
     return best;
   }
 
-  // A GPU's lists do not reach into the next block yet.
-  std::vector<const char*> Backends() const {
-    std::vector<const char*> all;
-    for (const char* backend : testing::Backends())
-      if (c_.reach == 0 || !testing::IsCuda(backend)) all.push_back(backend);
-    return all;
-  }
-
   // Runs all jobs of a slot over [first, end), checks form and choice, returns the lists.
   std::vector<std::vector<int32_t>> RunAndCheck(const std::string& backend, int slot, int first,
                                                 int end, int k, int threads = 2) {
@@ -185,13 +177,13 @@ class SelectTest : public ::testing::TestWithParam<SelectCase> {
 };
 
 TEST_P(SelectTest, TakesTheBest) {
-  for (const char* backend : Backends())
+  for (const char* backend : testing::Backends())
     for (int slot : {0, 1})
       for (int k : {1, 2, 13, 64, 68}) RunAndCheck(backend, slot, 1, 70, k);
 }
 
 TEST_P(SelectTest, RangesThatAreSmallOrEmpty) {
-  for (const char* backend : Backends()) {
+  for (const char* backend : testing::Backends()) {
     RunAndCheck(backend, 0, 3, 3, 4);
     RunAndCheck(backend, 0, 3, 10, 0);
     RunAndCheck(backend, 0, 69, 70, 1);
@@ -215,7 +207,7 @@ TEST_P(SelectTest, TiesGoToTheLowerBlock) {
         std::memcpy(kv_.view().Slice(0, h, b), kv_.view().Slice(0, h, b % 5),
                     kv_.view().codec.slice_bytes());
       }
-  for (const char* backend : Backends()) {
+  for (const char* backend : testing::Backends()) {
     // 14 blocks of each of 5 kinds; the best kind's first nine.
     for (const auto& list : RunAndCheck(backend, 0, 0, 70, 9))
       for (int i = 0; i < 9; ++i) EXPECT_EQ(list[i], list[0] % 5 + 5 * i) << backend;
@@ -241,7 +233,7 @@ TEST_P(SelectTest, RefSkipsEmptyLogicalPages) {
 }
 
 TEST_P(SelectTest, IsDeterministic) {
-  for (const char* backend : Backends()) {
+  for (const char* backend : testing::Backends()) {
     const auto first = RunAndCheck(backend, 0, 0, 70, 20);
     EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20)) << backend;
     for (int threads : {1, 3}) EXPECT_EQ(first, RunAndCheck(backend, 0, 0, 70, 20, threads));

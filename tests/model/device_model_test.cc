@@ -144,6 +144,7 @@ struct Piece {
   int slot, pos, count;
   bool decode;
   AttentionMode mode;
+  int text = -1;  // the slot whose tokens it has; its own
 };
 
 std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces) {
@@ -161,7 +162,7 @@ std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces)
     step.budget = Sparsity().budget;
     step.state = &side->states[static_cast<size_t>(p.slot)];
     for (int i = 0; i < p.count; ++i) {
-      tokens.push_back((p.slot * 131 + (p.pos + i) * 7919) % vocab);
+      tokens.push_back(((p.text < 0 ? p.slot : p.text) * 131 + (p.pos + i) * 7919) % vocab);
       seq.push_back(p.slot);
       pos.push_back(p.pos + i);
     }
@@ -176,43 +177,63 @@ std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces)
   return logits;
 }
 
-class DeviceModelTest : public ::testing::TestWithParam<Kind> {};
+class DeviceModelTest : public ::testing::TestWithParam<Kind> {
+ protected:
+  void SetUp() override {
+    Result<std::unique_ptr<Device>> opened = OpenDevice(0);
+    if (!opened.ok()) GTEST_SKIP() << opened.status().message();
+    device_ = std::move(*opened);
+  }
+
+  // The model on the device, all slots taken. Dies where that fails.
+  Side MakeCard(bool deterministic) {
+    Result<DeviceWeights> weights = UploadWeights(random_.files, device_.get(), &pool_);
+    CHECK(weights.ok());
+    const ModelConfig& c = random_.files.config;
+    DeviceModelOptions options;
+    options.max_tokens = 512;
+    options.max_context = kContext;
+    options.max_slots = kSlots;
+    options.max_budget = 1024;
+    options.deterministic = deterministic;
+    options.kept_heads = {c.kv_heads - 1, 0, c.kv_heads - 1};
+    Result<std::unique_ptr<DeviceModel>> gpu =
+        DeviceModel::Create(c, Sparsity(), device_.get(), std::move(*weights), options);
+    CHECK(gpu.ok());
+    model_ = std::move(*gpu);
+    Side card =
+        MakeSide(c, GetParam(), device_.get(), device_->PrefillTile(c.head_dim, c.group()), true);
+    card.runner = model_.get();
+    TakeSlots(&card);
+    return card;
+  }
+
+  static void TakeSlots(Side* side) {
+    for (int i = 0; i < kSlots; ++i) {
+      CHECK(side->cache->AllocateSlot() == i);
+      side->states[static_cast<size_t>(i)].prompt_len = 1;
+    }
+  }
+
+  const RandomFiles random_{GetParam()};
+  ThreadPool pool_{2};
+  std::unique_ptr<Device> device_;
+  std::unique_ptr<DeviceModel> model_;
+};
 
 TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
-  Result<std::unique_ptr<Device>> opened = OpenDevice(0);
-  if (!opened.ok()) GTEST_SKIP() << opened.status().message();
-  Device* device = opened->get();
-  const RandomFiles random(GetParam());
-  const ModelConfig& c = random.files.config;
-  ThreadPool pool(2);
+  const ModelConfig& c = random_.files.config;
 
-  Result<std::unique_ptr<Ops>> ops = MakeOps("cpu", &pool);
+  Result<std::unique_ptr<Ops>> ops = MakeOps("cpu", &pool_);
   ASSERT_TRUE(ops.ok());
   ModelOptions cpu_options;
   cpu_options.max_context = kContext;
-  Result<std::unique_ptr<Model>> cpu = Model::Load(random.files, ops->get(), cpu_options);
+  Result<std::unique_ptr<Model>> cpu = Model::Load(random_.files, ops->get(), cpu_options);
   ASSERT_TRUE(cpu.ok()) << cpu.status().ToString();
   Side host = MakeSide(c, GetParam(), nullptr, (*ops)->PrefillTile(c.group()), false);
   host.runner = cpu->get();
-
-  Result<DeviceWeights> weights = UploadWeights(random.files, device, &pool);
-  ASSERT_TRUE(weights.ok()) << weights.status().ToString();
-  DeviceModelOptions options;
-  options.max_tokens = 512;
-  options.max_context = kContext;
-  options.max_slots = kSlots;
-  options.max_budget = 1024;
-  options.kept_heads = {c.kv_heads - 1, 0, c.kv_heads - 1};
-  Result<std::unique_ptr<DeviceModel>> gpu =
-      DeviceModel::Create(c, Sparsity(), device, std::move(*weights), options);
-  ASSERT_TRUE(gpu.ok()) << gpu.status().ToString();
-  Side card = MakeSide(c, GetParam(), device, device->PrefillTile(c.head_dim, c.group()), true);
-  card.runner = gpu->get();
-  for (Side* side : {&host, &card})
-    for (int i = 0; i < kSlots; ++i) {
-      ASSERT_EQ(side->cache->AllocateSlot(), i);
-      side->states[static_cast<size_t>(i)].prompt_len = 1;
-    }
+  TakeSlots(&host);
+  Side card = MakeCard(false);
 
   double worst = 0;
   const auto compare = [&](const char* what, const std::vector<Piece>& pieces) {
@@ -263,6 +284,32 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   }
   RecordProperty("worst_error_of_range", fmt::format("{:.5f}", worst));
   std::printf("%s: worst error %.5f of the logits' range\n", GetParam().name, worst);
+}
+
+// Bit for bit, where a prompt is cut and what is computed beside it.
+TEST_P(DeviceModelTest, DeterministicWhateverTheChunks) {
+  Side card = MakeCard(true);
+  const int vocab = random_.files.config.vocab;
+  for (AttentionMode mode : {AttentionMode::kDense, AttentionMode::kLserve}) {
+    Step(&card, vocab, {{0, 0, 512, false, mode}});
+    Step(&card, vocab, {{0, 512, 320, false, mode}});
+    const std::vector<float> want = Step(&card, vocab, {{0, 832, 200, false, mode}});
+
+    Step(&card, vocab, {{1, 0, 64, false, mode, 0}, {2, 0, 100, false, mode}});
+    Step(&card, vocab, {{1, 64, 333, false, mode, 0}});
+    Step(&card, vocab, {{1, 397, 435, false, mode, 0}, {2, 100, 77, false, mode}});
+    Step(&card, vocab, {{1, 832, 33, false, mode, 0}});
+    Step(&card, vocab, {{1, 865, 1, false, mode, 0}});
+    const std::vector<float> got = Step(&card, vocab, {{1, 866, 166, false, mode, 0}});
+    ASSERT_TRUE(card.runner->Health().ok()) << card.runner->Health().ToString();
+    EXPECT_EQ(got, want) << (mode == AttentionMode::kDense ? "dense" : "lserve");
+    for (int slot : {0, 1, 2}) card.cache->FreeSlot(slot);
+    for (int slot : {0, 1, 2}) {
+      ASSERT_EQ(card.cache->AllocateSlot(), slot);
+      card.states[static_cast<size_t>(slot)] = {};
+      card.states[static_cast<size_t>(slot)].prompt_len = 1;
+    }
+  }
 }
 
 constexpr Kind kKinds[] = {

@@ -50,7 +50,9 @@ struct PrefillArgs {
   int dim;            // 64 or 128
   int first_kv_head;  // scratch head 0 is this KV head of the model, and so on for the next
   float scale;
-  bool deterministic;    // no tile is cut into pieces, however few there are
+  // A row's bits do not depend on where its tile and its chunk begin and end: no tile is cut into
+  // pieces, and blocks are taken in pairs by their position.
+  bool deterministic;
   std::byte* workspace;  // PrefillWorkspace bytes
   // KV heads, by bit, that lie elsewhere in the scratch: one behind the other from head kept_first
   // on. scratch_heads: all that there are; 0: as many as the model has from first_kv_head on.
@@ -106,6 +108,7 @@ struct SelectLaunch {
   // in front of this one in the stream began: they are read while it still runs.
   bool settled = false;
   PageScore score = PageScore::kBounds;
+  int reach = 0;  // kernels/ops.h
 };
 
 // Writes the tiles and runs of decode rows for layers [layer_begin, layer_end): tile (row, list) of

@@ -54,8 +54,9 @@ class CudaDevice : public Device {
   size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim) const override {
     return cuda::DecodeWorkspace(num_tiles, shape, dim);
   }
-  size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks) const override {
-    return cuda::SelectWorkspace(num_rows, q_heads, max_blocks);
+  size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks,
+                         PageScore score) const override {
+    return cuda::SelectWorkspace(num_rows, q_heads, max_blocks, score);
   }
 
   std::byte* Allocate(size_t bytes) override {

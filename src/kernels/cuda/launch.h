@@ -23,7 +23,7 @@ size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim, bool dete
 // Launches on one device must not overlap in time (they share a counter).
 cudaError_t LaunchDecode(const DecodeArgs& args, cudaStream_t stream);
 
-size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks);
+size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks, PageScore score);
 
 // Exact top-k: score descending, then block ascending; stored ascending. Streaming heads are left
 // alone.

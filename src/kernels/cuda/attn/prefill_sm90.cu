@@ -139,6 +139,7 @@ cudaError_t Launch(const PrefillArgs& args, cudaStream_t stream) {
   kernel.kept_first = args.kept_first;
   kernel.num_q_heads = shape.num_q_heads;
   kernel.scale = args.scale * kLog2E;
+  kernel.pairs_by_position = args.deterministic;
   constexpr int kShared = sizeof(Shared<C>);
   static_assert(kShared <= 227 * 1024);
   if (const cudaError_t e = cudaFuncSetAttribute(

@@ -69,7 +69,8 @@ __device__ void Produce(Shared<C>& s, const KernelArgs& args, const CUtensorMap&
                    head * C::kStrips + strip, work.tile.q_begin);
 
     // Two slices a stage, from the newest back; the last stage of an odd list has one and a slice
-    // that lies nowhere and reads as zero.
+    // that lies nowhere and reads as zero. Pairs by position: only blocks 2j and 2j + 1 share a
+    // stage, so that the same keys meet a query in the same order wherever its tile and list end.
     const int run_begin = work.tile.run_begin;
     int run_index = work.tile.run_end - 1;
     Run run = work.newest;
@@ -81,12 +82,16 @@ __device__ void Produce(Shared<C>& s, const KernelArgs& args, const CUtensorMap&
       stage.masked = 0;
 #pragma unroll
       for (int slice = 1; slice >= 0; --slice) {
-        if (last) {
+        const int block = run.first + run.count - 1;
+        const bool partner =
+            slice == 1 ? block % 2 == 1
+                       : stage.first[1] == kNowhere || stage.first[1] == (block + 1) * kBlockTokens;
+        if (last || (args.pairs_by_position && !partner)) {
           stage.first[slice] = kNowhere;
           stage.masked = 1;
           continue;
         }
-        stage.first[slice] = (run.first + run.count - 1) * kBlockTokens;
+        stage.first[slice] = block * kBlockTokens;
         stage.masked |= run.masked;
         last = --blocks == 0;
         if (--run.count == 0) {

@@ -71,6 +71,7 @@ struct KernelArgs {
   int num_items, heads_per_tile, group, first_kv_head, kept_first, num_q_heads;
   uint64_t kept_heads;
   float scale;
+  bool pairs_by_position;
 };
 
 // Position in a ring of kSize buffers with the parity of its current use.

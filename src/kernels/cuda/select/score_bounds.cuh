@@ -19,10 +19,16 @@ class BoundScore {
  public:
   static constexpr int kItemBlocks = 16 / kPages;
 
-  __device__ __forceinline__ BoundScore(const DeviceView& view, const DecodeRow& row, int kv_head)
-      : pool_(view.pools[view.head_class[kv_head]]),
+  using Value = float;
+  static __device__ __forceinline__ void Put(Value* list, int, int block, float best) {
+    list[block] = best;
+  }
+  static __device__ __forceinline__ float Read(const Value* at) { return __ldcg(at); }
+
+  __device__ __forceinline__ BoundScore(const SelectLaunch& args, const DecodeRow& row, int kv_head)
+      : pool_(args.view.pools[args.view.head_class[kv_head]]),
         table_(pool_.table + row.slot * pool_.table_stride + row.sink_blocks),
-        stats_(pool_.stats + view.head_rank[kv_head] * (kPages * 2 * kDim)) {}
+        stats_(pool_.stats + args.view.head_rank[kv_head] * (kPages * 2 * kDim)) {}
 
   // Pages of an item's logical pages g and g + 8.
   struct Place {
@@ -44,8 +50,8 @@ class BoundScore {
           have ? *reinterpret_cast<const uint4*>(row + 32 * j + 8 * (threadIdx.x % 4)) : uint4{};
   }
 
-  // Calls query() before it needs the query, and write(block, i, score of head 2t + i) for each
-  // block of the item, some beyond the last.
+  // Calls query() before it needs the query, and write(block, i, Put's values of head 2t + i) for
+  // each block of the item, some beyond the last.
   template <class Query, class Write>
   __device__ __forceinline__ void Run(int item, const Place& place, Query query, Write write) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;

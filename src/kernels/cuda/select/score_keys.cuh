@@ -5,6 +5,9 @@
 // lane's share of one channel pair is 8 tokens in one or two loads, and which of the 64 rows of the
 // four m tiles they stand for does not matter to a maximum. Codes meet q as they are; scale and
 // minimum of a token follow: q.(s c + m) = s q.c + m sum(q).
+//
+// A block's last keys speak for the next one too (`reach`, kernels/ops.h): a score is a pair, the
+// best of a block's keys and the best of those in front that reach into it.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -22,11 +25,25 @@ class KeyScore {
  public:
   static constexpr int kItemBlocks = 1;
 
-  __device__ __forceinline__ KeyScore(const DeviceView& view, const DecodeRow& row, int kv_head)
-      : pool_(view.pools[view.head_class[kv_head]]),
+  // Two threads write a pair, each its part.
+  using Value = float2;
+  static __device__ __forceinline__ void Put(Value* list, int blocks, int block, float best,
+                                             float tail) {
+    list[block].x = best;
+    if (block == 0) list[0].y = -INFINITY;
+    if (block + 1 < blocks) list[block + 1].y = tail;
+  }
+  static __device__ __forceinline__ float Read(const Value* at) {
+    const float2 value = __ldcg(at);
+    return fmaxf(value.x, value.y);
+  }
+
+  __device__ __forceinline__ KeyScore(const SelectLaunch& args, const DecodeRow& row, int kv_head)
+      : pool_(args.view.pools[args.view.head_class[kv_head]]),
         table_(pool_.table + row.slot * pool_.table_stride + row.sink_blocks),
-        slices_(pool_.pages + view.head_rank[kv_head] * view.codec.slice_bytes),
-        scale_offset_(view.codec.k_scale_offset) {}
+        slices_(pool_.pages + args.view.head_rank[kv_head] * args.view.codec.slice_bytes),
+        scale_offset_(args.view.codec.k_scale_offset),
+        first_reaching_(kBlockTokens - args.reach) {}
 
   struct Place {
     int page;
@@ -85,7 +102,7 @@ class KeyScore {
         for (int m = 0; m < 4; ++m) ptx::MmaBf16(s[m], a[m], q_[begin + i][0], q_[begin + i][1]);
       }
     }
-    float best[2] = {-INFINITY, -INFINITY};
+    float best[2] = {-INFINITY, -INFINITY}, tail[2] = {-INFINITY, -INFINITY};
 #pragma unroll
     for (int n = 0; n < 8; ++n) {
       float scale = 1, min = 0;
@@ -96,14 +113,20 @@ class KeyScore {
                    __half2float(*reinterpret_cast<const __half*>(at + 2 * kBlockTokens)));
       }
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        best[i] = fmaxf(best[i], fmaf(scale, s[n / 2][2 * (n % 2) + i], min * q_sum_[i]));
+      for (int i = 0; i < 2; ++i) {
+        const float score = fmaf(scale, s[n / 2][2 * (n % 2) + i], min * q_sum_[i]);
+        best[i] = fmaxf(best[i], score);
+        if (token(n) >= first_reaching_) tail[i] = fmaxf(tail[i], score);
+      }
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
-      for (int d = 4; d < 32; d *= 2) best[i] = fmaxf(best[i], __shfl_xor_sync(~0u, best[i], d));
-      if (g == 0) write(item, i, best[i]);
+      for (int d = 4; d < 32; d *= 2) {
+        best[i] = fmaxf(best[i], __shfl_xor_sync(~0u, best[i], d));
+        tail[i] = fmaxf(tail[i], __shfl_xor_sync(~0u, tail[i], d));
+      }
+      if (g == 0) write(item, i, best[i], tail[i]);
     }
   }
 
@@ -147,7 +170,7 @@ class KeyScore {
   const DevicePool& pool_;
   const int32_t* const table_;
   const std::byte* const slices_;
-  const int scale_offset_;
+  const int scale_offset_, first_reaching_;
   uint32_t q_[kSteps][2];  // B operand: head g
   float q_sum_[2];         // of heads 2t and 2t + 1
 };

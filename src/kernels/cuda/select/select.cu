@@ -28,7 +28,6 @@ __device__ int items_done[kMostUnits];
 
 struct SelectParams {
   SelectLaunch args;
-  float* scores;    // [row][q head][max_blocks], from sink_blocks on
   int group, sets;  // head sets of a KV head
   int num_heads;    // retrieval heads
   uint8_t heads[kMaxKvHeads];
@@ -87,7 +86,15 @@ __device__ __forceinline__ void ChooseAll(const SelectParams& p) {
   }
 }
 
+// [row][q head][max_blocks], from sink_blocks on.
+template <class Score>
+__device__ __forceinline__ typename Score::Value* Scores(const SelectLaunch& a, int row, int head) {
+  return reinterpret_cast<typename Score::Value*>(a.workspace) +
+         (static_cast<int64_t>(row) * a.q_heads + head) * a.max_blocks;
+}
+
 // The lists of a row's KV head, from its scores.
+template <class Score>
 __device__ __forceinline__ void Choose(const SelectParams& p, int row_index, int kv_head,
                                        uint32_t* keys) {
   const SelectLaunch& a = p.args;
@@ -96,16 +103,15 @@ __device__ __forceinline__ void Choose(const SelectParams& p, int row_index, int
 #pragma unroll 1
   for (int l = 0; l < (a.shared ? 1 : p.group); ++l) {
     const int head = kv_head * p.group + l;
-    const float* scores =
-        p.scores + (static_cast<int64_t>(row_index) * a.q_heads + head) * a.max_blocks;
+    const auto* scores = Scores<Score>(a, row_index, head);
     int32_t* out = List(a, row, a.shared ? kv_head : head, row.k);
     KeyRange range;
     if (a.shared) {
-      range = MergeHeads(scores, a.max_blocks, p.group, blocks,
-                         rsqrtf(static_cast<float>(a.view.codec.dim)), keys);
+      range = MergeHeads<Score>(scores, a.max_blocks, p.group, blocks,
+                                rsqrtf(static_cast<float>(a.view.codec.dim)), keys);
     } else {
       for (int i = threadIdx.x; i < blocks; i += kTopKThreads) {
-        keys[i] = Sortable(__ldcg(scores + i));
+        keys[i] = Sortable(Score::Read(scores + i));
         range.Add(keys[i]);
       }
     }
@@ -115,6 +121,7 @@ __device__ __forceinline__ void Choose(const SelectParams& p, int row_index, int
 }
 
 // Announces the scores of items [begin, end) and chooses where they were the last.
+template <class Score>
 __device__ __forceinline__ void Announce(const SelectParams& p, const int* prefix, int begin,
                                          int end, uint32_t* keys) {
   __shared__ int due_units[kMostDue], num_due;
@@ -141,7 +148,7 @@ __device__ __forceinline__ void Announce(const SelectParams& p, const int* prefi
     }
     __syncthreads();
 #pragma unroll 1
-    for (int i = 0; i < num_due; ++i) Choose(p, row, p.heads[due_units[i]], keys);
+    for (int i = 0; i < num_due; ++i) Choose<Score>(p, row, p.heads[due_units[i]], keys);
     base = min(end, first + min(heads, (base - first) / each + 32) * each);
     if (base < end)
       while (prefix[row + 1] <= base) ++row;
@@ -181,8 +188,8 @@ __global__ void __launch_bounds__(kTopKThreads, 1)
     const int heads = min(kSetHeads, p.group - set % p.sets * kSetHeads);
     const Bf16* q_row = a.q + (row.row + row.q_len - 1) * a.q_stride +
                         static_cast<int64_t>(head + g) * a.view.codec.dim;
-    float* scores = p.scores + (static_cast<int64_t>(row_index) * a.q_heads + head) * a.max_blocks;
-    Score score(a.view, row, kv_head);
+    auto* scores = Scores<Score>(a, row_index, head);
+    Score score(a, row, kv_head);
     bool have_q = false;
     const auto query = [&] {
       if (have_q) return;
@@ -190,9 +197,10 @@ __global__ void __launch_bounds__(kTopKThreads, 1)
       have_q = waited = true;
       score.LoadQuery(q_row, g < heads);
     };
-    const auto write = [&](int block, int i, float best) {
+    const auto write = [&](int block, int i, auto... values) {
       if (2 * t + i < heads && block < blocks)
-        scores[(2 * t + i) * static_cast<int64_t>(a.max_blocks) + block] = best;
+        Score::Put(scores + (2 * t + i) * static_cast<int64_t>(a.max_blocks), blocks, block,
+                   values...);
     };
     auto place = score.Find(min(first + warp, last - 1), blocks);
 #pragma unroll 1
@@ -204,7 +212,7 @@ __global__ void __launch_bounds__(kTopKThreads, 1)
   }
   if (!waited) ptx::GridWait();
   ChooseAll(p);
-  if (begin < end) Announce(p, prefix, begin, end, keys);
+  if (begin < end) Announce<Score>(p, prefix, begin, end, keys);
 }
 
 template <class Score>
@@ -250,20 +258,21 @@ cudaError_t RunSelect(const SelectParams& p, cudaStream_t stream) {
 
 }  // namespace
 
-size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks) {
-  return sizeof(float) * static_cast<size_t>(num_rows) * static_cast<size_t>(q_heads) *
+size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks, PageScore score) {
+  return (score == PageScore::kKeys ? sizeof(float2) : sizeof(float)) *
+         static_cast<size_t>(num_rows) * static_cast<size_t>(q_heads) *
          static_cast<size_t>(max_blocks);
 }
 
 cudaError_t LaunchSelect(const SelectLaunch& args, cudaStream_t stream) {
   SelectParams p{};
   p.args = args;
-  p.scores = reinterpret_cast<float*>(args.workspace);
   p.group = args.q_heads / args.view.kv_heads;
   p.sets = (p.group + kSetHeads - 1) / kSetHeads;
   for (int h = 0; h < args.view.kv_heads; ++h)
     if (args.view.head_class[h] == 0) p.heads[p.num_heads++] = static_cast<uint8_t>(h);
   if (p.num_heads == 0 || args.num_rows == 0) return cudaSuccess;
+  if (args.reach < 0 || args.reach > kBlockTokens) return cudaErrorInvalidValue;
   if (args.num_rows * p.num_heads > kMostUnits) return cudaErrorInvalidValue;
   if (args.view.codec.dim == 128) return RunSelect<128>(p, stream);
   if (args.view.codec.dim == 64) return RunSelect<64>(p, stream);

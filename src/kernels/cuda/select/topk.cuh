@@ -25,10 +25,11 @@ struct KeyRange {
 };
 
 // keys[i] = max over heads of (S / sqrt(D) - lse), lse over all i of that head, in units of log 2:
-// the order is the same. `scores` is [heads][stride], written by other thread blocks; scale is
-// 1 / sqrt(D). Sums have a fixed order. Ends without a barrier.
-__device__ __forceinline__ KeyRange MergeHeads(const float* scores, int64_t stride, int heads,
-                                               int n, float scale, uint32_t* keys) {
+// the order is the same. `scores` is [heads][stride] of Score::Value, written by other thread
+// blocks; scale is 1 / sqrt(D). Sums have a fixed order. Ends without a barrier.
+template <class Score>
+__device__ __forceinline__ KeyRange MergeHeads(const typename Score::Value* scores, int64_t stride,
+                                               int heads, int n, float scale, uint32_t* keys) {
   constexpr int kBatch = 8;                         // loads under way
   __shared__ float2 parts[kMostHeads][kTopKWarps];  // largest, and sum relative to it
   __shared__ float log_sums[kMostHeads];
@@ -38,14 +39,14 @@ __device__ __forceinline__ KeyRange MergeHeads(const float* scores, int64_t stri
   while (each * 2 * heads <= kTopKWarps) each *= 2;
 #pragma unroll 1
   for (int unit = warp; unit < each * heads; unit += kTopKWarps) {
-    const float* from = scores + unit / each * stride;
+    const auto* from = scores + unit / each * stride;
     float top = -INFINITY, sum = 0;
 #pragma unroll 1
     for (int i = unit % each * 32 + lane; i < n; i += kBatch * 32 * each) {
       float x[kBatch], best = top;
 #pragma unroll
       for (int k = 0; k < kBatch; ++k)
-        x[k] = i + k * 32 * each < n ? __ldcg(from + i + k * 32 * each) * scale : -INFINITY;
+        x[k] = i + k * 32 * each < n ? Score::Read(from + i + k * 32 * each) * scale : -INFINITY;
 #pragma unroll
       for (int k = 0; k < kBatch; ++k) best = fmaxf(best, x[k]);
       if (best == -INFINITY) continue;
@@ -82,8 +83,8 @@ __device__ __forceinline__ KeyRange MergeHeads(const float* scores, int64_t stri
 #pragma unroll
       for (int k = 0; k < 4; ++k)
         if (i + k * kTopKThreads < n)
-          best[k] = fmaxf(best[k],
-                          __ldcg(scores + h * stride + i + k * kTopKThreads) * scale - log_sums[h]);
+          best[k] = fmaxf(best[k], Score::Read(scores + h * stride + i + k * kTopKThreads) * scale -
+                                       log_sums[h]);
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       if (i + k * kTopKThreads < n) {

@@ -122,9 +122,9 @@ struct StepTimes {
 
 StepTimes RunStep(EngineParts* parts, const StepRows& rows) {
   StepTimes times;
-  std::vector<int32_t> best(rows.wanted.size());
+  Picks picks;
   const Clock::time_point begin = Clock::now();
-  parts->runner->Forward({rows.tokens, rows.seq, rows.pos, rows.steps, rows.wanted, best},
+  parts->runner->Forward({rows.tokens, rows.seq, rows.pos, rows.steps, rows.wanted, &picks},
                          parts->planner.get(), parts->cache.get(),
                          Mat(nullptr, 0, parts->config.vocab));
   CHECK(parts->runner->Health().ok());

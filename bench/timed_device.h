@@ -61,6 +61,9 @@ class TimedDevice : public Device {
                          PageScore score) const override {
     return device_->SelectWorkspace(num_rows, q_heads, max_blocks, score);
   }
+  size_t CandidateWorkspace(int num_asks, int cols) const override {
+    return device_->CandidateWorkspace(num_asks, cols);
+  }
 
   void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {
     Time("other", [&] { device_->Embed(table, ids, rows, cols, out); });
@@ -95,6 +98,9 @@ class TimedDevice : public Device {
   }
   void Argmax(const float* logits, int rows, int cols, int32_t* best) override {
     Time("other", [&] { device_->Argmax(logits, rows, cols, best); });
+  }
+  void Candidates(const cuda::CandidateLaunch& args) override {
+    Time("candidates", [&] { device_->Candidates(args); });
   }
   void ToBf16(const float* from, int64_t count, uint16_t* to) override {
     device_->ToBf16(from, count, to);

@@ -121,6 +121,9 @@ void EngineCore::Run(std::vector<Part>* parts) {
   pos_.clear();
   logit_rows_.clear();
   steps_.clear();
+  picks_.asks.clear();
+  picks_.wanted.clear();
+  const size_t most_picks = static_cast<size_t>(runner_->most_picks());
   for (Part& part : *parts) {
     Sequence& s = *part.sequence;
     const int row = static_cast<int>(tokens_.size());
@@ -147,20 +150,49 @@ void EngineCore::Run(std::vector<Part>* parts) {
     for (int i = all ? 0 : part.tokens - 1; i < part.tokens && (all || last); ++i)
       logit_rows_.push_back(row + i);
     part.logit_count = static_cast<int>(logit_rows_.size()) - part.logits;
+    if (!last || s.sampler.plain_greedy() || picks_.asks.size() >= most_picks) continue;
+    CandidateAsk ask;
+    ask.row = static_cast<int32_t>(logit_rows_.size()) - 1;
+    if (!s.sampler.Ask(&ask, &picks_.wanted)) continue;
+    part.ask = static_cast<int>(picks_.asks.size());
+    picks_.asks.push_back(ask);
   }
   const size_t vocab = static_cast<size_t>(runner_->vocab());
-  // The best tokens alone where no sequence needs more: logits are half a megabyte a row.
-  const bool greedy =
-      runner_->picks_greedy() && std::all_of(parts->begin(), parts->end(), [](const Part& part) {
-        const Sequence& s = *part.sequence;
-        return part.logit_count <= 1 && s.sampler.plain_greedy() && !s.wants_prompt_logprobs();
-      });
-  greedy_.resize(greedy ? logit_rows_.size() : 0);
-  if (logits_.size() < logit_rows_.size() * vocab * sizeof(float))
-    logits_ = Buffer(logit_rows_.size() * vocab * sizeof(float));
+  // Where the runner keeps them, logits come a row at a time, as they are needed.
+  const size_t rows = most_picks > 0 ? 1 : logit_rows_.size();
+  if (logits_.size() < rows * vocab * sizeof(float)) logits_ = Buffer(rows * vocab * sizeof(float));
+  StepInput input{tokens_, seq_, pos_, steps_, logit_rows_};
+  if (most_picks > 0) input.picks = &picks_;
   runner_->Forward(
-      {tokens_, seq_, pos_, steps_, logit_rows_, greedy_}, planner_, cache_,
+      input, planner_, cache_,
       Mat(logits_.as<float>(), static_cast<int>(logit_rows_.size()), static_cast<int>(vocab)));
+}
+
+std::span<float> EngineCore::Logits(int row) {
+  const size_t vocab = static_cast<size_t>(runner_->vocab());
+  if (runner_->most_picks() == 0)
+    return {logits_.as<float>() + static_cast<size_t>(row) * vocab, vocab};
+  runner_->ReadLogits(row, {logits_.as<float>(), vocab});
+  return {logits_.as<float>(), vocab};
+}
+
+Sampled EngineCore::Choose(const Part& part) {
+  Sampler& sampler = part.sequence->sampler;
+  const int row = part.logits + part.logit_count - 1;
+  if (runner_->most_picks() > 0) {
+    if (sampler.plain_greedy()) {
+      Sampled best;
+      best.chosen.id = picks_.best[static_cast<size_t>(row)];
+      return best;
+    }
+    if (part.ask >= 0) {
+      const size_t i = static_cast<size_t>(part.ask);
+      std::optional<Sampled> sampled =
+          sampler.Sample(picks_.asks[i], picks_.answers[i], picks_.wanted, picks_.wanted_logits);
+      if (sampled) return std::move(*sampled);
+    }
+  }
+  return sampler.Sample(Logits(row));
 }
 
 void EngineCore::Step() {
@@ -230,19 +262,11 @@ void EngineCore::Commit(const Part& part, int index) {
     s->first_token = Clock::now();
     s->usage.prefill_seconds = Seconds(s->started, s->first_token);
   }
-  const size_t vocab = static_cast<size_t>(runner_->vocab());
-  const size_t row = static_cast<size_t>(part.logits + part.logit_count - 1);
-  Sampled sampled;
-  if (greedy_.empty())
-    sampled = s->sampler.Sample({logits_.as<float>() + row * vocab, vocab});
-  else
-    sampled.chosen.id = greedy_[row];
-  TakeNext(s, std::move(sampled));
+  TakeNext(s, Choose(part));
 }
 
 void EngineCore::SendPromptLogprobs(const Part& part) {
   Sequence* s = part.sequence;
-  const size_t vocab = static_cast<size_t>(runner_->vocab());
   Event event;
   event.kind = Event::Kind::kPromptLogprobs;
   const auto output = [&](int32_t id) {
@@ -255,10 +279,9 @@ void EngineCore::SendPromptLogprobs(const Part& part) {
   for (int i = std::max(0, s->reported - s->computed); i < part.tokens; ++i) {
     const int next = s->computed + i + 1;  // row i predicts the token after it
     if (next >= s->prompt_len) break;
-    const std::span<const float> logits(
-        logits_.as<float>() + static_cast<size_t>(part.logits + i) * vocab, vocab);
     TokenOutput out = output(s->tokens[static_cast<size_t>(next)]);
-    Sampled sampled = Logprobs(logits, out.id, s->request.sampling.prompt_logprobs);
+    Sampled sampled =
+        Logprobs(Logits(part.logits + i), out.id, s->request.sampling.prompt_logprobs);
     out.logprob = sampled.chosen;
     out.top = std::move(sampled.top);
     event.tokens.push_back(std::move(out));

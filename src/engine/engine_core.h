@@ -4,6 +4,7 @@
 
 #include <list>
 #include <memory>
+#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -71,6 +72,7 @@ class EngineCore {
     int tokens;
     int logits = -1;  // first of its rows in the logits
     int logit_count = 0;
+    int ask = -1;  // of the step's picks; -1: none
   };
 
   // engine_core.cc: what a step computes and tells.
@@ -78,6 +80,8 @@ class EngineCore {
   void DropFinished();
   void Run(std::vector<Part>* parts);
   void Commit(const Part& part, int index);
+  std::span<float> Logits(int row);
+  Sampled Choose(const Part& part);
   void SendPromptLogprobs(const Part& part);
   void TakeNext(Sequence* sequence, Sampled sampled);
   void Finish(Sequence* sequence, FinishReason reason, const Status& error = {});
@@ -119,7 +123,7 @@ class EngineCore {
   std::vector<int32_t> tokens_, seq_, pos_, logit_rows_;  // of the step
   std::vector<SeqStep> steps_;
   Buffer logits_;
-  std::vector<int32_t> greedy_;  // by logit row, where the runner picked them; else empty
+  Picks picks_;  // of runners that keep the logits
 };
 
 }  // namespace lserve

@@ -8,26 +8,10 @@ namespace lserve {
 namespace {
 
 constexpr float kNever = -INFINITY;
-constexpr double kGreedyBelow = 1e-5;  // temperatures that would overflow
-// -log(-log(u)) for the largest u that a 32-bit number gives is 22.9.
-constexpr double kLargestGumbel = 23;
 
 bool Needs(double value, double neutral) { return value != neutral; }
 
 }  // namespace
-
-uint32_t Philox(uint64_t key, uint64_t counter_low, uint64_t counter_high) {
-  uint32_t c[4] = {static_cast<uint32_t>(counter_low), static_cast<uint32_t>(counter_low >> 32),
-                   static_cast<uint32_t>(counter_high), static_cast<uint32_t>(counter_high >> 32)};
-  uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-    const uint64_t a = 0xD2511F53ull * c[0], b = 0xCD9E8D57ull * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(b >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(b),
-                              static_cast<uint32_t>(a >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(a)};
-    std::copy_n(next, 4, c);
-  }
-  return c[0];
-}
 
 Status CheckSampling(const SamplingParams& p, int vocab) {
   const auto bad = [](const char* field, const auto& value, const char* range) {
@@ -100,90 +84,121 @@ Sampled Logprobs(std::span<const float> logits, int32_t token, int k) {
 
 Sampler::Sampler(const SamplingParams& params, uint64_t seed, std::vector<int32_t> eos,
                  std::span<const int32_t> prompt, int vocab)
-    : params_(params), seed_(seed), eos_(std::move(eos)) {
-  if (Needs(params.presence_penalty, 0) || Needs(params.frequency_penalty, 0))
-    generated_.assign(static_cast<size_t>(vocab), 0);
-  if (Needs(params.repetition_penalty, 1)) {
-    seen_.assign(static_cast<size_t>(vocab), false);
-    for (int32_t id : prompt) seen_[static_cast<size_t>(id)] = true;
+    : params_(params),
+      seed_(seed),
+      vocab_(vocab),
+      inverse_(greedy() ? 1 : 1.0 / params.temperature),
+      eos_(std::move(eos)) {
+  const size_t n = static_cast<size_t>(vocab);
+  const bool counts = Needs(params.presence_penalty, 0) || Needs(params.frequency_penalty, 0);
+  const bool repeats = Needs(params.repetition_penalty, 1);
+  if (counts) generated_.assign(n, 0);
+  if (repeats) seen_.assign(n, false);
+  if (counts || repeats || !params.logit_bias.empty() || params.min_tokens > 0)
+    touched_.assign(n, false);
+  std::stable_sort(params_.logit_bias.begin(), params_.logit_bias.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [id, bias] : params_.logit_bias) {
+    Touch(id);
+    raises_ = raises_ || bias > 0;
   }
-}
-
-void Sampler::ApplyPenalties(std::span<float> logits) const {
-  for (const auto& [id, bias] : params_.logit_bias) logits[static_cast<size_t>(id)] += bias;
-  if (!seen_.empty()) {
-    const float penalty = static_cast<float>(params_.repetition_penalty);
-    for (size_t i = 0; i < logits.size(); ++i)
-      if (seen_[i]) logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
+  raises_ = raises_ || params.presence_penalty < 0 || params.frequency_penalty < 0 ||
+            params.repetition_penalty < 1;
+  if (params.min_tokens > 0) {
+    for (int32_t id : eos_) Touch(id);
+    for (int32_t id : params.stop_token_ids) Touch(id);
   }
-  if (!generated_.empty()) {
-    for (size_t i = 0; i < logits.size(); ++i)
-      if (generated_[i] > 0)
-        logits[i] -= static_cast<float>(params_.frequency_penalty * generated_[i] +
-                                        params_.presence_penalty);
-  }
-  if (position_ < params_.min_tokens) {
-    for (int32_t id : eos_) logits[static_cast<size_t>(id)] = kNever;
-    for (int32_t id : params_.stop_token_ids) logits[static_cast<size_t>(id)] = kNever;
-  }
-}
-
-// Gumbel-max over the tokens that top-k, top-p and min-p leave.
-int32_t Sampler::Draw(std::span<const float> logits) {
-  const size_t n = logits.size();
-  const float max = *std::max_element(logits.begin(), logits.end());
-  const double inverse = 1.0 / params_.temperature;
-  const auto scaled = [&](int32_t id) {
-    return (static_cast<double>(logits[static_cast<size_t>(id)]) - max) * inverse;
-  };
-  order_.clear();
-  // min-p first: it needs no order. A token below it cannot be in the nucleus either.
-  const float floor = params_.min_p > 0
-                          ? max + static_cast<float>(std::log(params_.min_p) * params_.temperature)
-                          : kNever;
-  for (size_t i = 0; i < n; ++i)
-    if (logits[i] > kNever && logits[i] >= floor) order_.push_back(static_cast<int32_t>(i));
-  const auto better = [&](int32_t a, int32_t b) {
-    const float x = logits[static_cast<size_t>(a)], y = logits[static_cast<size_t>(b)];
-    return x != y ? x > y : a < b;
-  };
-  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < order_.size()) {
-    std::nth_element(order_.begin(), order_.begin() + params_.top_k - 1, order_.end(), better);
-    order_.resize(static_cast<size_t>(params_.top_k));
-  }
-  if (params_.top_p < 1) {
-    std::sort(order_.begin(), order_.end(), better);
-    double total = 0;
-    for (int32_t id : order_) total += std::exp(scaled(id));
-    double sum = 0;
-    size_t keep = 0;
-    while (keep < order_.size() &&
-           sum < params_.top_p * total)  // the token that crosses the line stays
-      sum += std::exp(scaled(order_[keep++]));
-    order_.resize(std::max<size_t>(keep, 1));
-  }
-  int32_t best = -1;
-  double best_value = -INFINITY;
-  for (int32_t id : order_) {
-    const double own = scaled(id);
-    if (own + kLargestGumbel < best_value)
-      continue;  // cannot win: most of the vocabulary needs no random number
-    const double u =
-        (Philox(seed_, static_cast<uint64_t>(position_), static_cast<uint64_t>(id)) + 0.5) *
-        0x1p-32;
-    const double value = own - std::log(-std::log(u));
-    if (best < 0 || value > best_value || (value == best_value && id < best)) {
-      best = id;
-      best_value = value;
+  if (repeats) {
+    for (int32_t id : prompt) {
+      seen_[static_cast<size_t>(id)] = true;
+      Touch(id);
     }
+  }
+}
+
+void Sampler::Touch(int32_t id) {
+  if (touched_[static_cast<size_t>(id)]) return;
+  touched_[static_cast<size_t>(id)] = true;
+  touched_ids_.push_back(id);
+}
+
+float Sampler::Adjusted(int32_t id, float x) const {
+  const size_t i = static_cast<size_t>(id);
+  const auto less = [](const auto& entry, int32_t own) { return entry.first < own; };
+  for (auto it = std::lower_bound(params_.logit_bias.begin(), params_.logit_bias.end(), id, less);
+       it != params_.logit_bias.end() && it->first == id; ++it)
+    x += it->second;
+  if (!seen_.empty() && seen_[i]) {
+    const float penalty = static_cast<float>(params_.repetition_penalty);
+    x = x > 0 ? x / penalty : x * penalty;
+  }
+  if (!generated_.empty() && generated_[i] > 0)
+    x -= static_cast<float>(params_.frequency_penalty * generated_[i] + params_.presence_penalty);
+  if (position_ < params_.min_tokens) {
+    const auto among = [id](const std::vector<int32_t>& ids) {
+      return std::find(ids.begin(), ids.end(), id) != ids.end();
+    };
+    if (among(eos_) || among(params_.stop_token_ids)) x = kNever;
+  }
+  return x;
+}
+
+float Sampler::Floor(float max) const {
+  return params_.min_p > 0 ? max + static_cast<float>(std::log(params_.min_p) * params_.temperature)
+                           : kNever;
+}
+
+double Sampler::Mass(float max) const {
+  double total = 0;
+  for (const Token& token : tokens_) total += std::exp(Scaled(token, max));
+  return total;
+}
+
+size_t Sampler::Nucleus(float max, double total) const {
+  double sum = 0;
+  size_t keep = 0;
+  while (keep < tokens_.size() &&
+         sum < params_.top_p * total)  // the token that crosses the line stays
+    sum += std::exp(Scaled(tokens_[keep++], max));
+  return std::max<size_t>(keep, 1);
+}
+
+Sampler::Winner Sampler::Pick(float max) const {
+  Winner best{-1, -INFINITY};
+  for (const Token& token : tokens_) {
+    const double own = Scaled(token, max);
+    if (own + kLargestGumbel < best.value)
+      continue;  // cannot win: most of the vocabulary needs no random number
+    const double u = (DrawBits(seed_, position_, token.id) + 0.5) * 0x1p-32;
+    const double value = own - std::log(-std::log(u));
+    if (best.id < 0 || value > best.value || (value == best.value && token.id < best.id))
+      best = {token.id, value};
   }
   return best;
 }
 
+int32_t Sampler::Draw(std::span<const float> logits) {
+  const float max = *std::max_element(logits.begin(), logits.end());
+  tokens_.clear();
+  // min-p first: it needs no order. A token below it cannot be in the nucleus either.
+  const float floor = Floor(max);
+  for (size_t i = 0; i < logits.size(); ++i)
+    if (logits[i] > kNever && logits[i] >= floor)
+      tokens_.push_back({static_cast<int32_t>(i), logits[i]});
+  if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < tokens_.size()) {
+    std::nth_element(tokens_.begin(), tokens_.begin() + params_.top_k - 1, tokens_.end(), Better);
+    tokens_.resize(static_cast<size_t>(params_.top_k));
+  }
+  if (params_.top_p < 1) {
+    std::sort(tokens_.begin(), tokens_.end(), Better);
+    tokens_.resize(Nucleus(max, Mass(max)));
+  }
+  return Pick(max).id;
+}
+
 bool Sampler::plain_greedy() const {
-  return params_.temperature <= kGreedyBelow && params_.logprobs < 0 &&
-         params_.logit_bias.empty() && generated_.empty() && seen_.empty() &&
-         position_ >= params_.min_tokens;
+  return greedy() && params_.logprobs < 0 && params_.logit_bias.empty() && generated_.empty() &&
+         seen_.empty() && position_ >= params_.min_tokens;
 }
 
 Sampled Sampler::Sample(std::span<float> logits) {
@@ -191,11 +206,11 @@ Sampled Sampler::Sample(std::span<float> logits) {
     if (std::isnan(x)) x = kNever;
   std::vector<float> raw;
   if (params_.logprobs >= 0) raw.assign(logits.begin(), logits.end());
-  ApplyPenalties(logits);
+  for (int32_t id : touched_ids_)
+    logits[static_cast<size_t>(id)] = Adjusted(id, logits[static_cast<size_t>(id)]);
   const auto best = std::max_element(logits.begin(), logits.end());
   int32_t token = static_cast<int32_t>(best - logits.begin());
-  if (params_.temperature > kGreedyBelow && *best > kNever && *best < INFINITY)
-    token = Draw(logits);
+  if (!greedy() && *best > kNever && *best < INFINITY) token = Draw(logits);
   Sampled out;
   if (params_.logprobs >= 0) out = Logprobs(raw, token, params_.logprobs);
   out.chosen.id = token;
@@ -206,6 +221,7 @@ void Sampler::Accept(int32_t token) {
   const size_t i = static_cast<size_t>(token);
   if (!generated_.empty() && generated_[i] < UINT16_MAX) ++generated_[i];
   if (!seen_.empty()) seen_[i] = true;
+  if (!generated_.empty() || !seen_.empty()) Touch(token);
   ++position_;
 }
 

@@ -38,6 +38,7 @@ class Device : public Memory {
   virtual size_t DecodeWorkspace(int num_tiles, const PlanShape& shape, int dim) const = 0;
   virtual size_t SelectWorkspace(int num_rows, int q_heads, int max_blocks,
                                  PageScore score) const = 0;
+  virtual size_t CandidateWorkspace(int num_asks, int cols) const = 0;
 
   virtual void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) = 0;
   // out bf16 or, wide, float; row r reads x row from[r], or r where from is null.
@@ -55,6 +56,7 @@ class Device : public Memory {
   virtual void Decode(const cuda::DecodeArgs& args) = 0;
   // best[r]: index of the largest logit, the smaller index of equals.
   virtual void Argmax(const float* logits, int rows, int cols, int32_t* best) = 0;
+  virtual void Candidates(const cuda::CandidateLaunch& args) = 0;
 
   // Small helpers: conversions, and bf16 numbers of a normal distribution from a seed.
   virtual void ToBf16(const float* from, int64_t count, uint16_t* to) = 0;

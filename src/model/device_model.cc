@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <new>
 #include <numeric>
 
@@ -45,10 +46,12 @@ int HeadsAtOnce(const ModelConfig& c, const DeviceModelOptions& o) {
 struct DeviceModel::Sizes {
   size_t x, normed, qkv, attended, gate_up, activated, logits, rope, step, rows;
   size_t decode_tiles, decode_runs, decode_blocks, lists, counts, scratch, workspace;
-  int list_capacity, run_capacity, max_blocks, heads_at_once, scratch_heads;
+  size_t asks, wanted, answers, parts;
+  int list_capacity, run_capacity, max_blocks, heads_at_once, scratch_heads, most_picks;
   size_t total() const {
     return x + normed + qkv + attended + gate_up + activated + logits + rope + 5 * step + rows +
-           decode_tiles + decode_runs + decode_blocks + lists + counts + 2 * scratch + workspace;
+           decode_tiles + decode_runs + decode_blocks + lists + counts + 2 * scratch + workspace +
+           asks + wanted + answers + parts;
   }
 };
 
@@ -64,6 +67,11 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
   s.gate_up = Size(n * 2 * c.intermediate * 2);
   s.activated = Size(n * c.intermediate * 2);
   s.logits = Size(int64_t{o.max_logit_rows} * c.vocab * 4);
+  s.most_picks = c.vocab <= cuda::kMostCandidateCols ? o.max_slots : 0;
+  s.asks = Size(s.most_picks) * sizeof(CandidateAsk);
+  s.wanted = Size(s.most_picks) * kMostWanted * sizeof(int32_t);
+  s.answers = Size(s.most_picks) * sizeof(CandidateRow) + s.wanted;
+  s.parts = device.CandidateWorkspace(s.most_picks, c.vocab);
   s.rope = Size(int64_t{o.max_context} * c.head_dim * 4);
   s.step = Size(n + 1) * 4;
   s.rows = Size(o.max_slots) * 2 * sizeof(DecodeRow);
@@ -129,6 +137,10 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     make(&m->activated_, s.activated);
     make(&m->logits_, s.logits);
     make(&m->best_, Size(options.max_logit_rows) * 4);
+    make(&m->asks_, s.asks);
+    make(&m->wanted_, s.wanted);
+    make(&m->answers_, s.answers);
+    make(&m->parts_, s.parts);
     make(&m->rope_, s.rope);
     for (Block* b : {&m->ids_, &m->seq_, &m->pos_, &m->groups_, &m->from_}) make(b, s.step);
     make(&m->rows_, s.rows);
@@ -141,6 +153,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     make(&m->k_scratch_, s.scratch);
     make(&m->v_scratch_, s.scratch);
     make(&m->workspace_, s.workspace);
+    m->most_picks_ = s.most_picks;
     m->list_capacity_ = s.list_capacity;
     m->run_capacity_ = s.run_capacity;
     m->max_blocks_ = s.max_blocks;
@@ -401,13 +414,44 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
     }
   }
   device_->Mark(1);
-  if (!input.greedy.empty()) {
-    device_->CopyOut(input.greedy.data(), best_.data(), input.greedy.size_bytes());
-    return;
-  }
-  for (int r = 0; r < logits.rows; ++r)
-    device_->CopyOut(logits.Row(r), logits_.data() + int64_t{r} * config_.vocab * 4,
-                     Size(config_.vocab) * 4);
+  if (input.picks != nullptr) return Answer(input);
+  for (int r = 0; r < logits.rows; ++r) ReadLogits(r, {logits.Row(r), Size(config_.vocab)});
+}
+
+void DeviceModel::ReadLogits(int row, std::span<float> logits) {
+  device_->CopyOut(logits.data(), logits_.data() + int64_t{row} * config_.vocab * 4,
+                   logits.size_bytes());
+}
+
+// Everything comes in one copy: the step waits for the device once.
+void DeviceModel::Answer(const StepInput& input) {
+  if (input.logit_rows.empty()) return;
+  Picks& p = *input.picks;
+  const size_t asks = p.asks.size();
+  CHECK(asks <= Size(most_picks_) && p.wanted.size() * 4 <= wanted_.size());
+  CandidateRow* rows = answers_.as<CandidateRow>();
+  float* wanted_logits = reinterpret_cast<float*>(rows + asks);
+  device_->CopyIn(asks_.data(), p.asks.data(), asks * sizeof(CandidateAsk));
+  device_->CopyIn(wanted_.data(), p.wanted.data(), p.wanted.size() * 4);
+  device_->Candidates({logits_.as<float>(), config_.vocab, best_.as<int32_t>(),
+                       asks_.as<CandidateAsk>(), static_cast<int>(asks), wanted_.as<int32_t>(),
+                       wanted_logits, rows, parts_.data()});
+  const size_t best = input.logit_rows.size() * 4,
+               answers = asks * sizeof(CandidateRow) + p.wanted.size() * 4;
+  host_answers_.assign(best + answers, std::byte{0});
+  const Memory::Piece pieces[] = {{best_.data(), best}, {answers_.data(), answers}};
+  device_->CopyOut(host_answers_.data(), pieces);
+  p.best.resize(input.logit_rows.size());
+  p.answers.resize(asks);
+  p.wanted_logits.resize(p.wanted.size());
+  const std::byte* from = host_answers_.data();
+  const auto take = [&](void* to, size_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, bytes);
+    from += bytes;
+  };
+  take(p.best.data(), best);
+  take(p.answers.data(), asks * sizeof(CandidateRow));
+  take(p.wanted_logits.data(), p.wanted.size() * 4);
 }
 
 }  // namespace lserve

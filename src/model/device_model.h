@@ -46,7 +46,8 @@ class DeviceModel : public ModelRunner {
 
   int vocab() const override { return config_.vocab; }
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
-  bool picks_greedy() const override { return true; }
+  int most_picks() const override { return most_picks_; }
+  void ReadLogits(int row, std::span<float> logits) override;
   Status Health() override { return device_->Synchronize(); }
   int max_budget() const override { return options_.max_budget; }
   void SaveSelection(int slot, SelectionState* state) override;
@@ -73,6 +74,7 @@ class DeviceModel : public ModelRunner {
   void DecodeAttention(const Step& step, int layer, const KvView& view);
   void PromptAttention(const Step& step, int layer, const KvView& view);
   void Head(const Step& step);
+  void Answer(const StepInput& input);
   void MultiplyQkv(const DeviceWeights::Layer& w, int n);
   void MultiplyOut(const DeviceWeights::Layer& w, int n);
   void Mlp(const DeviceWeights::Layer& w, int n);
@@ -95,6 +97,8 @@ class DeviceModel : public ModelRunner {
   Block x_, normed_, qkv_, attended_, gate_up_, activated_;
   Block logits_;  // float [max_logit_rows][vocab]
   Block best_;    // int32 [max_logit_rows]
+  // Asks of a step with their wanted ids; answers, then the wanted ids' logits; scratch.
+  Block asks_, wanted_, answers_, parts_;
   // The step: [max_tokens] int32 each, decode rows, and plans of prompts (grown as needed).
   Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
   // Decode plans of all layers, selection lists of all slots.
@@ -102,6 +106,7 @@ class DeviceModel : public ModelRunner {
   Block k_scratch_, v_scratch_;  // bf16 [heads at once, then kept ones][max_context][D]
   Block workspace_;
   int list_capacity_ = 0, run_capacity_ = 0, max_blocks_ = 0, heads_at_once_ = 0;
+  int most_picks_ = 0;
   bool knows_heads_ = false;
 
   // The prompt whose K and V the kept scratch heads hold, and how many tokens of it.
@@ -117,6 +122,7 @@ class DeviceModel : public ModelRunner {
   std::vector<KeptHeads> kept_heads_;
   int scratch_heads_ = 0;
 
+  std::vector<std::byte> host_answers_;
   std::vector<Tile> host_tiles_;
   std::vector<Run> host_runs_;
   std::map<std::pair<int, bool>, int> graphs_;  // (rows, due) -> graph; -1: seen once

@@ -4,12 +4,24 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "core/tensor.h"
+#include "kernels/candidates.h"
 #include "kv/kv_cache.h"
 #include "sparse/planner.h"
 
 namespace lserve {
+
+// What a step's logits are wanted for, where they lie on a device: they stay there.
+struct Picks {
+  std::vector<CandidateAsk> asks;     // by row, ascending
+  std::vector<int32_t> wanted;        // token ids, by the asks' ranges
+  std::vector<int32_t> best;          // out, [logit_rows]: the token of the largest logit, the
+                                      // smaller of equals
+  std::vector<CandidateRow> answers;  // out, [asks]
+  std::vector<float> wanted_logits;   // out, [wanted]
+};
 
 // One step over the packed tokens of several sequences, complete when built.
 struct StepInput {
@@ -17,9 +29,7 @@ struct StepInput {
   std::span<const int32_t> seq, pos;    // [n] slot and absolute position
   std::span<const SeqStep> sequences;   // rows [q_begin, q_begin + q_len) each, in row order
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
-  // [logit_rows] or empty: out, the token of the largest logit of each (the smaller of equals), and
-  // nobody will read the logits. Only for runners that picks_greedy().
-  std::span<int32_t> greedy;
+  Picks* picks = nullptr;  // of runners that keep_logits(); without, the logits are handed out
 };
 
 class ModelRunner {
@@ -29,7 +39,11 @@ class ModelRunner {
   // Stores the tokens' K and V in `cache` (their pages are there) and writes logits
   // [logit_rows][vocab]. The planner's visit counts and audits are of this step afterwards.
   virtual void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) = 0;
-  virtual bool picks_greedy() const { return false; }
+  // Whether it answers StepInput::picks, of at most so many asks a step, and then hands no logits
+  // out. 0: it does not.
+  virtual int most_picks() const { return 0; }
+  // The last step's logits of one row, [vocab].
+  virtual void ReadLogits(int /*row*/, std::span<float> /*logits*/) {}
   // Asked after every step: an error means that the device has failed, the logits are worthless and
   // nothing later will succeed.
   virtual Status Health() { return Ok(); }

@@ -109,6 +109,45 @@ TEST(Core, PromptLogprobsCoverThePromptWithBoundedRows) {
   EXPECT_EQ(heard.outputs[0].logprob->rank, 1);
 }
 
+// Requests that sample in every way, together, hear the same from a runner that keeps the logits.
+TEST(Core, ARunnerThatKeepsLogitsGivesTheSameAnswers) {
+  NullRunner picking(true);
+  std::vector<Request> requests;
+  for (int i = 0; i < 8; ++i) {
+    Request r = Make(std::string(1, static_cast<char>('a' + i)), 30 + 40 * i, 40);
+    r.sampling.seed = static_cast<uint64_t>(i);
+    if (i > 0) r.sampling.temperature = 0.5 * i;
+    if (i == 2) r.sampling.top_k = 5;
+    if (i == 3) r.sampling.top_p = 0.7;
+    if (i == 4) r.sampling.min_p = 0.1;
+    if (i == 5) r.sampling.repetition_penalty = 1.3, r.sampling.logit_bias = {{3, 2.0f}};
+    if (i == 6) r.sampling.frequency_penalty = 0.5, r.sampling.prompt_logprobs = 2;
+    if (i % 2 == 1) r.sampling.logprobs = 3;
+    requests.push_back(std::move(r));
+  }
+  CoreSetup setup;
+  CoreHarness plain(setup);
+  setup.model = &picking;
+  CoreHarness kept(setup);
+  for (CoreHarness* harness : {&plain, &kept}) {
+    for (const Request& r : requests) harness->Add(r);
+    ASSERT_TRUE(harness->Finish(5000));
+  }
+  for (const Request& r : requests) {
+    const Heard &want = plain.heard(r.id), &got = kept.heard(r.id);
+    EXPECT_EQ(got.tokens, want.tokens) << r.id;
+    EXPECT_EQ(got.prompt.size(), want.prompt.size()) << r.id;
+    ASSERT_EQ(got.outputs.size(), want.outputs.size()) << r.id;
+    for (size_t i = 0; i < got.outputs.size(); ++i) {
+      ASSERT_EQ(got.outputs[i].logprob.has_value(), want.outputs[i].logprob.has_value());
+      if (!want.outputs[i].logprob) continue;
+      EXPECT_FLOAT_EQ(got.outputs[i].logprob->logprob, want.outputs[i].logprob->logprob);
+      EXPECT_EQ(got.outputs[i].logprob->rank, want.outputs[i].logprob->rank);
+    }
+  }
+  EXPECT_EQ(picking.damage(), 0);
+}
+
 TEST(Core, AShortRequestPassesALongPrompt) {
   CoreHarness harness({});
   harness.Add(Make("long", 1900, 1));

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "model/runner.h"
@@ -27,7 +28,14 @@ class NullRunner : public ModelRunner {
  public:
   static constexpr int kDim = 2, kVocab = 64;
 
+  // With, logits are kept and candidates of them handed out, as a device does it.
+  explicit NullRunner(bool picks = false) : picks_(picks) {}
+
   int vocab() const override { return kVocab; }
+  int most_picks() const override { return picks_ ? 1000 : 0; }
+  void ReadLogits(int row, std::span<float> logits) override {
+    std::copy_n(kept_.data() + row * kVocab, kVocab, logits.data());
+  }
   int64_t damage() const { return damage_; }
   int most_rows() const { return most_rows_; }
   int64_t rows() const { return rows_; }  // all so far
@@ -50,15 +58,37 @@ class NullRunner : public ModelRunner {
       Attend(planner->Plan(l), view, &seen);
       for (size_t i = 0; i < h.size(); ++i) h[i] = Mix(h[i], seen[i]);
     }
+    if (picks_) {
+      kept_.resize(in.logit_rows.size() * kVocab);
+      logits = Mat(kept_.data(), static_cast<int>(in.logit_rows.size()), kVocab);
+    }
     for (size_t r = 0; r < in.logit_rows.size(); ++r) {
       const uint64_t own = h[static_cast<size_t>(in.logit_rows[r])];
       for (int v = 0; v < kVocab; ++v)
         logits.Row(static_cast<int>(r))[v] =
             static_cast<float>(Mix(own, static_cast<uint64_t>(v)) >> 40) * 0x1p-22f;
     }
+    if (picks_) Answer(in.picks);
   }
 
  private:
+  void Answer(Picks* picks) {
+    picks->best.clear();
+    for (size_t r = 0; r < kept_.size(); r += kVocab) {
+      const auto row = kept_.begin() + static_cast<ptrdiff_t>(r);
+      picks->best.push_back(static_cast<int32_t>(std::max_element(row, row + kVocab) - row));
+    }
+    picks->answers.resize(picks->asks.size());
+    picks->wanted_logits.resize(picks->wanted.size());
+    for (size_t i = 0; i < picks->asks.size(); ++i) {
+      const CandidateAsk& ask = picks->asks[i];
+      const size_t begin = static_cast<size_t>(ask.wanted_begin);
+      FindCandidates({kept_.data() + ask.row * kVocab, kVocab}, ask,
+                     std::span(picks->wanted).subspan(begin, static_cast<size_t>(ask.wanted_count)),
+                     &picks->answers[i], picks->wanted_logits.data() + begin);
+    }
+  }
+
   // Two 20-bit numbers, exact in float.
   static void Numbers(uint64_t x, float out[kDim]) {
     out[0] = static_cast<float>(x & 0xfffff);
@@ -143,6 +173,8 @@ class NullRunner : public ModelRunner {
     }
   }
 
+  const bool picks_;
+  std::vector<float> kept_;
   int64_t damage_ = 0, rows_ = 0;
   int most_rows_ = 0, most_logit_rows_ = 0;
 };

@@ -171,8 +171,7 @@ std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces)
     CHECK(side->cache->Extend(p.slot, p.pos + p.count));
   }
   std::vector<float> logits(wanted.size() * static_cast<size_t>(vocab));
-  side->runner->Forward({tokens, seq, pos, steps, wanted, {}}, side->planner.get(),
-                        side->cache.get(),
+  side->runner->Forward({tokens, seq, pos, steps, wanted}, side->planner.get(), side->cache.get(),
                         Mat(logits.data(), static_cast<int>(wanted.size()), vocab));
   return logits;
 }

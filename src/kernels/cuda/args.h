@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/candidates.h"
 #include "kernels/cuda/device_view.h"
 #include "plan/decode_row.h"
 #include "plan/page_score.h"
@@ -127,6 +128,21 @@ struct DecodePlanLaunch {
   Run* runs;
   int run_capacity;                // at least lists.capacity + 8
   int32_t* tile_blocks = nullptr;  // by tile: the blocks it lists; or null
+};
+
+// ---------------------------------------------------------------- sampling
+inline constexpr int kMostCandidateCols = 327680;  // vocabularies beyond travel whole
+
+struct CandidateLaunch {
+  const float* logits;  // [rows][cols]
+  int cols;             // at most kMostCandidateCols
+  const int32_t* best;  // by row of the logits: index of the largest
+  const CandidateAsk* asks;
+  int num_asks;
+  const int32_t* wanted;  // token ids, by the asks' ranges
+  float* wanted_logits;
+  CandidateRow* out;     // [num_asks]
+  std::byte* workspace;  // CandidateWorkspace bytes
 };
 
 // ---------------------------------------------------------------- append and gather

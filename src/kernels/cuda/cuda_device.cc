@@ -58,6 +58,9 @@ class CudaDevice : public Device {
                          PageScore score) const override {
     return cuda::SelectWorkspace(num_rows, q_heads, max_blocks, score);
   }
+  size_t CandidateWorkspace(int num_asks, int cols) const override {
+    return cuda::CandidateWorkspace(num_asks, cols);
+  }
 
   std::byte* Allocate(size_t bytes) override {
     void* data = nullptr;
@@ -127,6 +130,9 @@ class CudaDevice : public Device {
   }
   void Argmax(const float* logits, int rows, int cols, int32_t* best) override {
     if (Ready()) Note("argmax", LaunchArgmax(logits, rows, cols, best_parts_, best, stream_));
+  }
+  void Candidates(const CandidateLaunch& args) override {
+    if (Ready()) Note("candidates", LaunchCandidates(args, stream_));
   }
   void ToBf16(const float* from, int64_t count, uint16_t* to) override {
     if (Ready()) Note("to bf16", LaunchToBf16(from, count, to, stream_));

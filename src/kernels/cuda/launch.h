@@ -31,6 +31,10 @@ cudaError_t LaunchSelect(const SelectLaunch& args, cudaStream_t stream);
 
 cudaError_t LaunchDecodePlan(const DecodePlanLaunch& args, cudaStream_t stream);
 
+size_t CandidateWorkspace(int num_asks, int cols);
+
+cudaError_t LaunchCandidates(const CandidateLaunch& args, cudaStream_t stream);
+
 cudaError_t LaunchAppend(const AppendLaunch& args, cudaStream_t stream);
 
 cudaError_t LaunchGather(const GatherLaunch& args, cudaStream_t stream);

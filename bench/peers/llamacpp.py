@@ -5,8 +5,9 @@ llama.cpp is built once from the pinned source package of llama-cpp-python on th
 llama.cpp), for this machine's CPU. For each figure its best setting counts: KV in f16 with and without flash attention, and in q8_0.
 lserve runs with --kv kv8, once dense and once with LServe attention.
 
-Figures: prompt of 512, decode after 512, prompt of LENGTH, decode after LENGTH (default 16384). Rounds alternate between the two
-programs, so that a slow minute of the machine hits both; the best round of each counts.
+Figures: prompt of 512, decode after 512, prompt of 16384, decode after 16384 (--prompts, --tests). Rounds alternate between the two
+programs, so that a slow minute of the machine hits both; the best round of each counts. One setting after another (--settings) takes
+an hour for a model of 0.5B parameters on two cores; runs of one setting or one test each can be put together afterwards.
 Needs cmake, ninja and a compiler (./quickstart installs them). Keep the machine idle meanwhile.
 """
 import argparse
@@ -21,9 +22,10 @@ import sys
 SOURCE = "llama-cpp-python==0.3.36"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CACHE = pathlib.Path(os.environ.get("LSERVE_CACHE") or pathlib.Path.home() / ".cache" / "lserve")
-SHORT, DECODED = 512, 64
-PEER_SETTINGS = {"f16": ["-ctk", "f16", "-ctv", "f16", "-fa", "off"], "f16, flash attention": ["-ctk", "f16", "-ctv", "f16", "-fa", "on"],
-                 "q8_0, flash attention": ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"]}
+DECODED = 64
+LONG = 4096  # from here on a prompt is not run once more to warm up
+PEER_SETTINGS = {"f16": ["-ctk", "f16", "-ctv", "f16", "-fa", "off"], "f16-fa": ["-ctk", "f16", "-ctv", "f16", "-fa", "on"],
+                 "q8_0-fa": ["-ctk", "q8_0", "-ctv", "q8_0", "-fa", "on"]}
 
 
 def say(text: str) -> None:
@@ -56,30 +58,34 @@ def json_lines(command: list) -> list[dict]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
-def peer_figures(program, args, prompt: int, setting: str) -> dict[str, float]:
-    common = [program, "-m", args.model, "-t", args.threads, "-r", 1, "-o", "jsonl", *PEER_SETTINGS[setting]]
-    rows = json_lines([*common, "-p", prompt, "-n", 0]) + json_lines([*common, "-p", 0, "-n", DECODED, "-d", prompt])
-    return {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
+def peer_figure(program, args, prompt: int, test: str, setting: str) -> float:
+    sizes = ["-p", prompt, "-n", 0] if test == "prefill" else ["-p", 0, "-n", DECODED, "-d", prompt]
+    cold = ["--no-warmup"] if prompt >= LONG else []
+    (row,) = json_lines([program, "-m", args.model, "-t", args.threads, "-r", 1, "-o", "jsonl", *cold, *PEER_SETTINGS[setting], *sizes])
+    return row["avg_ts"]
 
 
-def own_figures(program, args, prompt: int, attention: str) -> dict[str, float]:
-    rows = json_lines([program, "bench", "--model", args.model, "--threads", args.threads, "--kv", args.kv, "--modes", attention, "--json",
-                       "-r", 1, "-p", prompt, "-n", DECODED, "-d", prompt, "--budget", args.budget])
-    return {row["test"]: row["tokens_per_second"] for row in rows}
+def own_figure(program, args, prompt: int, test: str, attention: str) -> float:
+    sizes = ["-p", prompt, "-n", 0] if test == "prefill" else ["-p", 0, "-n", DECODED, "-d", prompt]
+    (row,) = json_lines([program, "bench", "--model", args.model, "--threads", args.threads, "--kv", args.kv, "--modes", attention, "--json",
+                         "-r", 1, *sizes, *(["--budget", args.budget] if args.budget else [])])
+    return row["tokens_per_second"]
 
 
 def measure(peer, own, args) -> dict:
-    """{(program, prompt, "prefill" | "decode"): (tokens a second, setting)}, the best of all rounds."""
+    """{(program, prompt, test): (tokens a second, setting)}, the best of all rounds."""
     best = {}
     for number in range(args.rounds):
-        for prompt in (SHORT, args.length):
-            say(f"round {number + 1} of {args.rounds}, {prompt} tokens")
-            # Later rounds repeat the settings that won something in the first.
-            settings = PEER_SETTINGS if number == 0 else {best["llama.cpp", prompt, test][1] for test in ("prefill", "decode")}
-            turns = [("llama.cpp", setting, lambda s=setting: peer_figures(peer, args, prompt, s)) for setting in settings]
-            turns += [(f"lserve {mode}", f"{args.kv}, {mode}", lambda m=mode: own_figures(own, args, prompt, m)) for mode in ("dense", "lserve")]
-            for name, setting, run in turns:
-                for test, speed in run().items():
+        for prompt in args.prompts:
+            for test in args.tests:
+                say(f"round {number + 1} of {args.rounds}: {test}, {prompt} tokens")
+                # Later rounds repeat the setting that won the first.
+                settings = args.settings if number == 0 else [best["llama.cpp", prompt, test][1]]
+                turns = [("llama.cpp", setting, lambda s=setting: peer_figure(peer, args, prompt, test, s)) for setting in settings]
+                turns += [(f"lserve {mode}", args.kv, lambda m=mode: own_figure(own, args, prompt, test, m)) for mode in args.modes]
+                for name, setting, run in turns:
+                    speed = run()
+                    say(f"  {name}, {setting}: {speed:.1f} tokens a second")
                     if speed > best.get((name, prompt, test), (0, ""))[0]:
                         best[name, prompt, test] = (speed, setting)
     return best
@@ -87,29 +93,46 @@ def measure(peer, own, args) -> dict:
 
 def report(best: dict, args) -> dict:
     rows = []
-    print(f"{'':22}{'llama.cpp':>12}{'lserve dense':>22}{'lserve sparse':>22}   tokens a second (ratio); llama.cpp's best setting")
-    for prompt in (SHORT, args.length):
-        for test in ("prefill", "decode"):
+    print(f"{'':22}{'llama.cpp':>12}" + "".join(f"{'lserve, ' + mode:>22}" for mode in args.modes) + "   tokens a second (ratio); llama.cpp's best setting")
+    for prompt in args.prompts:
+        for test in args.tests:
             peer, setting = best["llama.cpp", prompt, test]
-            dense, sparse = (best[f"lserve {mode}", prompt, test][0] for mode in ("dense", "lserve"))
-            rows.append({"prompt": prompt, "test": test, "llamacpp": peer, "llamacpp_setting": setting, "dense": dense, "sparse": sparse,
-                         "dense_ratio": dense / peer, "sparse_ratio": sparse / peer})
-            where = f"{test} of {prompt}" if test == "prefill" else f"{test} after {prompt}"
-            print(f"{where:22}{peer:12.1f}{dense:13.1f} ({dense / peer:5.2f}x){sparse:13.1f} ({sparse / peer:5.2f}x)   {setting}")
+            row = {"prompt": prompt, "test": test, "llamacpp": peer, "llamacpp_setting": setting}
+            line = f"{test + (' of ' if test == 'prefill' else ' after ') + str(prompt):22}{peer:12.1f}"
+            for mode in args.modes:
+                speed = best[f"lserve {mode}", prompt, test][0]
+                row |= {mode: speed, f"{mode}_ratio": speed / peer}
+                line += f"{speed:13.1f} ({speed / peer:5.2f}x)"
+            rows.append(row)
+            print(f"{line}   {setting}")
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     return {"date": datetime.date.today().isoformat(), "cpu": cpu, "threads": args.threads, "model": pathlib.Path(args.model).name, "kv": args.kv,
             "budget": args.budget, "rounds": args.rounds, "llamacpp": SOURCE, "lserve": commit, "figures": rows}
 
 
+def list_of(convert, allowed=None):
+    """A comma-separated argument."""
+    def parse(text: str) -> list:
+        values = [convert(word) for word in text.split(",")]
+        if allowed and (wrong := [v for v in values if v not in allowed]):
+            raise argparse.ArgumentTypeError(f"{wrong[0]!r}: expected one of {', '.join(allowed)}")
+        return values
+    return parse
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a GGUF file")
-    parser.add_argument("--length", type=int, default=16384, help="the long prompt, tokens (default: %(default)s)")
+    parser.add_argument("--prompts", type=list_of(int), default=[512, 16384], help="tokens, comma separated (default: 512,16384)")
+    parser.add_argument("--tests", type=list_of(str, ["prefill", "decode"]), default=["prefill", "decode"], help="prefill, decode or both (default)")
+    parser.add_argument("--settings", type=list_of(str, list(PEER_SETTINGS)), default=list(PEER_SETTINGS),
+                        help=f"of llama.cpp's KV (default: all, {','.join(PEER_SETTINGS)})")
+    parser.add_argument("--modes", type=list_of(str, ["dense", "lserve"]), default=["dense", "lserve"], help="of lserve's attention (default: dense,lserve)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--kv", default="kv8", help="lserve's KV type (default: %(default)s)")
-    parser.add_argument("--budget", type=int, default=4096, help="tokens a retrieval head reads at decode (default: %(default)s)")
+    parser.add_argument("--budget", type=int, help="tokens a retrieval head reads at decode (default: the model's profile or the program's)")
     parser.add_argument("--lserve", type=pathlib.Path, default=ROOT / "build" / "release" / "src" / "cli" / "lserve", help="the program (default: %(default)s)")
     parser.add_argument("--peer-folder", type=pathlib.Path, default=CACHE / "llamacpp", help="where llama.cpp is built (default: %(default)s)")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results, e.g. bench/results/DATE-MACHINE.json")

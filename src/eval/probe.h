@@ -58,6 +58,10 @@ class Probe {
                    PageReads* reads);
 
   const ModelConfig& config() const { return model_->config(); }
+  // One KV head's part of a page of Begin's sequence, as it is stored.
+  const std::byte* Slice(int layer, int kv_head, int block) const {
+    return cache_->View(layer).Slice(slot_, kv_head, block);
+  }
 
  private:
   explicit Probe(const ProbeOptions& options);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -105,6 +106,7 @@ class ModelGolden : public testing::TestWithParam<const char*> {
       }
       fmt::print("{}, {}: {} tokens, error {:.2g} of the range; greedy tokens as recorded: {}{}\n",
                  GetParam(), options.backend, ids.size(), error, outcome.same, tie);
+      std::fflush(stdout);  // the next may take minutes
     }
   }
 };

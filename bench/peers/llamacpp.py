@@ -67,7 +67,7 @@ def peer_figure(program, args, prompt: int, test: str, setting: str) -> float:
 
 def own_figure(program, args, prompt: int, test: str, attention: str) -> float:
     sizes = ["-p", prompt, "-n", 0] if test == "prefill" else ["-p", 0, "-n", DECODED, "-d", prompt]
-    (row,) = json_lines([program, "bench", "--model", args.model, "--threads", args.threads, "--kv", args.kv, "--modes", attention, "--json",
+    (row,) = json_lines([program, "bench", "--backend", "cpu", "--model", args.model, "--threads", args.threads, "--kv", args.kv, "--modes", attention, "--json",
                          "-r", 1, *sizes, *(["--budget", args.budget] if args.budget else [])])
     return row["tokens_per_second"]
 

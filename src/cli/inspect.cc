@@ -26,7 +26,7 @@ const char* RopeName(RopeConfig::Kind kind) {
   return "";
 }
 
-void PrintMemory(const ModelConfig& c, const HeadSplit& split, double gib) {
+void PrintMemory(const ModelConfig& c, const SparsityChoice& choice, double gib) {
   fmt::print(
       "\nKV cache, bytes a token over all layers:    dense        retrieval heads only     dense "
       "tokens in {} GiB\n",
@@ -34,9 +34,9 @@ void PrintMemory(const ModelConfig& c, const HeadSplit& split, double gib) {
   for (const char* name : {"kv16", "kv8", "kv4", "k8v4"}) {
     const KvTypes types = *ParseKvTypes(name);
     KvCacheConfig kv;
-    kv.layers = split.layers;
+    kv.layers = choice.heads.layers;
     kv.codec = KvCodec(types.k, types.v, c.head_dim);
-    kv.stats = {16, c.head_dim};
+    kv.stats = choice.config.statistics(c.head_dim);
     const int64_t retrieval = PageBytes(kv, HeadClass::kRetrieval),
                   streaming = PageBytes(kv, HeadClass::kStreaming);
     fmt::print("  {:<6} {:>42} {:>31} {:>22}\n", name, (retrieval + streaming) / kBlockTokens,
@@ -100,7 +100,7 @@ int RunInspect(const Flags& flags) {
   fmt::print("              retrieval heads a layer:");
   for (const HeadMap& layer : split.layers) fmt::print(" {}", layer.count(HeadClass::kRetrieval));
   fmt::print("\n");
-  PrintMemory(c, split, flags.gib);
+  PrintMemory(c, *choice, flags.gib);
   return 0;
 }
 

@@ -45,7 +45,7 @@ Status LoadOnDevice(const ModelFiles& files, KvCacheConfig kv, EngineParts* part
   *weight_bytes = weights->bytes();
 
   kv.memory = device;
-  kv.stats = {o.sparsity.logical_page, kv.codec.dim()};
+  kv.stats = o.sparsity.statistics(kv.codec.dim());
   kv.max_slots = o.max_running;
   const int64_t page[2] = {PageBytes(kv, HeadClass::kRetrieval),
                            PageBytes(kv, HeadClass::kStreaming)};

@@ -22,7 +22,7 @@ constexpr double kHostKvGib = 4;  // without --kv-memory
 Status SizePools(const EngineOptions& options, const ModelConfig& config, KvCacheConfig* out,
                  int* max_context) {
   KvCacheConfig& kv = *out;
-  kv.stats = {options.sparsity.logical_page, kv.codec.dim()};
+  kv.stats = options.sparsity.statistics(kv.codec.dim());
   kv.max_slots = options.max_running;
   const int64_t bytes = PageBytes(kv, HeadClass::kRetrieval) + PageBytes(kv, HeadClass::kStreaming);
   const double gib = options.kv_memory_gib > 0 ? options.kv_memory_gib : kHostKvGib;

@@ -32,7 +32,7 @@ Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeO
   KvCacheConfig kv;
   kv.layers = AllRetrieval(c.layers, c.kv_heads).layers;
   kv.codec = KvCodec(options.kv.k, options.kv.v, c.head_dim);
-  kv.stats = {sparsity.logical_page, c.head_dim};
+  kv.stats = sparsity.statistics(c.head_dim);
   kv.max_slots = 1;
   kv.max_blocks = (options.max_length + kBlockTokens - 1) / kBlockTokens;
   kv.pages[0] = kv.pages[1] = kv.max_blocks + 1;

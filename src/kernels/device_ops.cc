@@ -148,7 +148,8 @@ void DeviceOps::Append(const AppendArgs& args) {
   int slots = 0;
   for (int r = 0; r < rows; ++r) {
     const size_t i = static_cast<size_t>(r);
-    const int logical = args.view.stats.logical_tokens;
+    const int statistics = args.view.stats.logical_tokens,
+              logical = statistics > 0 ? statistics : kBlockTokens;
     if (r == 0 || args.seq[i] != args.seq[i - 1] ||
         args.pos[i] / logical != args.pos[i - 1] / logical)
       groups.push_back(r);

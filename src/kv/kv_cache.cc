@@ -9,7 +9,10 @@ namespace {
 
 constexpr HeadClass kClasses[] = {HeadClass::kRetrieval, HeadClass::kStreaming};
 
-bool HasStats(HeadClass cls) { return cls == HeadClass::kRetrieval; }
+// Of a head's slice: retrieval heads alone are selected for.
+size_t StatsBytes(const KvCacheConfig& config, HeadClass cls) {
+  return cls == HeadClass::kRetrieval ? config.stats.slice_bytes() : 0;
+}
 
 int Blocks(int len) { return (len + kBlockTokens - 1) / kBlockTokens; }
 
@@ -18,9 +21,7 @@ int Blocks(int len) { return (len + kBlockTokens - 1) / kBlockTokens; }
 int64_t PageBytes(const KvCacheConfig& config, HeadClass cls) {
   int64_t heads = 0;
   for (const HeadMap& layer : config.layers) heads += layer.count(cls);
-  const size_t slice =
-      config.codec.slice_bytes() + (HasStats(cls) ? config.stats.slice_bytes() : 0);
-  return heads * static_cast<int64_t>(slice);
+  return heads * static_cast<int64_t>(config.codec.slice_bytes() + StatsBytes(config, cls));
 }
 
 struct KvCache::Pool {
@@ -49,8 +50,8 @@ KvCache::KvCache(KvCacheConfig config)
       pool->stats_offset.push_back(stats);
       pool->page_bytes.push_back(layer.count(cls) *
                                  static_cast<int64_t>(config_.codec.slice_bytes()));
-      pool->stats_bytes.push_back(
-          HasStats(cls) ? layer.count(cls) * static_cast<int64_t>(config_.stats.slice_bytes()) : 0);
+      pool->stats_bytes.push_back(layer.count(cls) *
+                                  static_cast<int64_t>(StatsBytes(config_, cls)));
       bytes += pool->page_bytes.back() * total_pages(cls);
       stats += pool->stats_bytes.back() * total_pages(cls);
     }
@@ -261,7 +262,7 @@ KvView KvCache::View(int layer) const {
     PoolView& out = view.pools[static_cast<int>(cls)];
     out.pages = p.bytes.data() + p.layer_offset[l];
     out.page_bytes = p.page_bytes[l];
-    if (HasStats(cls)) {
+    if (StatsBytes(config_, cls) > 0) {
       out.stats = reinterpret_cast<uint16_t*>(p.stats.data() + p.stats_offset[l]);
       out.stats_page_elements = p.stats_bytes[l] / 2;
     }

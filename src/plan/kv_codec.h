@@ -84,9 +84,9 @@ Result<KvTypes> ParseKvTypes(const std::string& text);
 // DECODED keys of each logical page, rounded outward. A logical page without tokens is undefined
 // until its first one; selection reads closed pages only.
 struct KeyStats {
-  int logical_tokens = 16;  // 16, 32 or 64
+  int logical_tokens = 16;  // 16, 32 or 64; 0: there are no statistics
   int dim = 0;
-  int pages_per_block() const { return kBlockTokens / logical_tokens; }
+  int pages_per_block() const { return logical_tokens > 0 ? kBlockTokens / logical_tokens : 0; }
   size_t slice_bytes() const {
     return static_cast<size_t>(pages_per_block()) * 2 * static_cast<size_t>(dim) * 2;
   }

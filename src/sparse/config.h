@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "plan/kv_codec.h"
 #include "plan/page_score.h"
 #include "plan/tile.h"
 
@@ -29,6 +30,10 @@ struct SparsityConfig {
   // Keys at a page's end that speak for the next page too: a head that reads on gets there before
   // the next selection (SelectArgs.reach).
   int reach() const { return std::min(reuse_interval - 1, kBlockTokens); }
+  // What is kept beside keys for ranking pages: nothing where the keys themselves are looked at.
+  KeyStats statistics(int dim) const {
+    return {page_score == PageScore::kBounds ? logical_page : 0, dim};
+  }
   int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
   // One list a KV head; false: one a query head, as in the paper.
   bool shared_lists = true;

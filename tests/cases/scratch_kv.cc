@@ -28,7 +28,7 @@ ScratchKv::ScratchKv(HeadMap heads, KvCodec codec, KeyStats stats, int slots, in
       pool.stats_page_elements = static_cast<int64_t>(stats.slice_bytes() / 2) * heads_.count(cls);
       stats_ = Buffer(static_cast<size_t>(pool.stats_page_elements) * 2 * pages);
       if (stats_.size() > 0) std::memset(stats_.data(), 0xff, stats_.size());
-      pool.stats = stats_.as<uint16_t>();
+      if (stats_.size() > 0) pool.stats = stats_.as<uint16_t>();
     }
     tables_[c].assign(static_cast<size_t>(slots) * max_blocks, kNoPage);
     pool.table = tables_[c].data();

@@ -44,6 +44,22 @@ TEST(KvCache, PageBytesCountsHeadsOfTheClassOverAllLayers) {
   EXPECT_EQ(PageBytes(config, kS), 5 * slice);
 }
 
+TEST(KvCache, StatisticsThatNobodyReadsTakeNoMemory) {
+  KvCacheConfig config = Config();
+  config.stats.logical_tokens = 0;
+  EXPECT_EQ(PageBytes(config, kR), 4 * static_cast<int64_t>(config.codec.slice_bytes()));
+  KvCache cache(config);
+  const int slot = cache.AllocateSlot();
+  ASSERT_TRUE(cache.Extend(slot, 2 * kBlockTokens));
+  for (int layer = 0; layer < static_cast<int>(config.layers.size()); ++layer)
+    for (int h = 0; h < config.layers[0].num_heads(); ++h)
+      EXPECT_EQ(cache.View(layer).Stats(slot, h, 1), nullptr);
+  const SwappedPages pages = cache.SwapOut(slot);
+  EXPECT_EQ(static_cast<int64_t>(pages.bytes.size()),
+            2 * (PageBytes(config, kR) + PageBytes(config, kS)));
+  EXPECT_TRUE(cache.SwapIn(slot, pages));
+}
+
 TEST(KvCache, ExtendTakesPagesOnceAndOnlyWhole) {
   KvCache cache(Config());
   const int a = cache.AllocateSlot(), b = cache.AllocateSlot();

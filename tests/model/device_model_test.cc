@@ -128,7 +128,7 @@ Side MakeSide(const ModelConfig& c, const Kind& kind, Memory* memory, int tile,
     kv.layers.emplace_back(classes);
   }
   kv.codec = KvCodec(kind.kv, kind.kv, c.head_dim);
-  kv.stats = {16, c.head_dim};
+  kv.stats = Sparsity().statistics(c.head_dim);
   kv.max_slots = kSlots;
   kv.max_blocks = kContext / kBlockTokens;
   kv.pages[0] = kv.pages[1] = kv.max_blocks * kSlots;

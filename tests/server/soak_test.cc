@@ -49,7 +49,7 @@ std::unique_ptr<Engine> TinyEngine(bool deterministic) {
   const HeadClass r = HeadClass::kRetrieval, s = HeadClass::kStreaming;
   kv.layers = {HeadMap(std::vector<HeadClass>{r, s}), HeadMap(std::vector<HeadClass>{s, r})};
   kv.codec = KvCodec(KvType::kKv8, KvType::kKv8, parts.config.head_dim);
-  kv.stats = {16, parts.config.head_dim};
+  kv.stats = parts.options.sparsity.statistics(parts.config.head_dim);
   kv.max_slots = parts.options.max_running;
   kv.max_blocks = kContext / kBlockTokens;
   kv.pages[0] = kv.pages[1] = kv.max_blocks + 3;

@@ -215,8 +215,8 @@ void EngineCore::Step() {
   }
   const Clock::time_point before = Clock::now();
   Run(&parts);
-  // A device may still be at it. What it says of its health is asked for again after the step.
-  (void)runner_->Health();
+  // A device may still be at it. Whoever drives the core asks again, and ends all requests.
+  if (!runner_->Health().ok()) return;
   counters_.computed_tokens += work.rows;
   step_time_.Observe(work, Seconds(before, Clock::now()));
   for (size_t i = 0; i < parts.size(); ++i) Commit(parts[i], static_cast<int>(i));

@@ -58,7 +58,8 @@ class EngineCore {
   void FailAll(const Status& error);
 
   bool idle() const { return sequences_.empty(); }
-  // One step: schedule, run, commit. REQUIRES: !idle().
+  // One step: schedule, run, commit. Where the runner's Health has become an error nothing is
+  // committed, and FailAll is due. REQUIRES: !idle().
   void Step();
 
   // Copies blocks of the prefix cache to its store, about `bytes` of them; whether there are more.

@@ -236,6 +236,22 @@ TEST(Core, SparseAndDenseDifferAndVisitsTell) {
   EXPECT_LT(sparse.end.usage.prefill_blocks_read, sparse.end.usage.prefill_blocks_total);
 }
 
+TEST(Core, NoTokenComesOfAStepThatTheDeviceDidNotSurvive) {
+  NullRunner runner;
+  CoreSetup setup;
+  setup.model = &runner;
+  CoreHarness harness(setup);
+  harness.Add(Make("a", 30, 20));
+  harness.core().Step();
+  ASSERT_EQ(harness.heard("a").tokens.size(), 1u);
+  runner.Break();
+  harness.core().Step();
+  EXPECT_EQ(harness.heard("a").tokens.size(), 1u);
+  harness.core().FailAll(runner.Health());
+  EXPECT_EQ(harness.heard("a").end.reason, FinishReason::kError);
+  EXPECT_EQ(harness.heard("a").end.error.message(), "matmul [4, 64]: broken");
+}
+
 TEST(Core, FailAllTellsEverybody) {
   CoreHarness harness({});
   harness.Add(Make("a", 100, 5));

@@ -36,6 +36,8 @@ class NullRunner : public ModelRunner {
   void ReadLogits(int row, std::span<float> logits) override {
     std::copy_n(kept_.data() + row * kVocab, kVocab, logits.data());
   }
+  Status Health() override { return broken_ ? Internal("matmul [4, 64]: broken") : Ok(); }
+  void Break() { broken_ = true; }
   int64_t damage() const { return damage_; }
   int most_rows() const { return most_rows_; }
   int64_t rows() const { return rows_; }  // all so far
@@ -174,6 +176,7 @@ class NullRunner : public ModelRunner {
   }
 
   const bool picks_;
+  bool broken_ = false;
   std::vector<float> kept_;
   int64_t damage_ = 0, rows_ = 0;
   int most_rows_ = 0, most_logit_rows_ = 0;

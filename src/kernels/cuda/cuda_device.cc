@@ -1,8 +1,10 @@
 // The Device of the CUDA backend: one stream, the kernels' launchers, cuBLASLt, graphs.
 #include <cuda_runtime.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <span>
 #include <string>
@@ -86,65 +88,83 @@ class CudaDevice : public Device {
   }
 
   void Embed(const uint16_t* table, const int32_t* ids, int rows, int cols, float* out) override {
-    if (Ready()) Note("embed", LaunchEmbed(table, ids, rows, cols, out, stream_));
+    if (Ready()) Note("embed", LaunchEmbed(table, ids, rows, cols, out, stream_), {rows, cols});
   }
   void RmsNorm(const float* x, const int32_t* from, const float* weight, float eps, int rows,
                int cols, void* out, bool wide) override {
     if (Ready())
-      Note("rms_norm", LaunchRmsNorm(x, from, weight, eps, rows, cols, out, wide, stream_));
+      Note("rms_norm", LaunchRmsNorm(x, from, weight, eps, rows, cols, out, wide, stream_),
+           {rows, cols});
   }
   void Matmul(const MatmulArgs& args) override {
     if (!Ready()) return;
-    if (SupportsFewRows(args, false)) return Note("matmul", LaunchFewRows(args, false, stream_));
-    if (std::string failed = matmul_.Run(args, stream_); !failed.empty()) failed_ = failed;
+    if (SupportsFewRows(args, false))
+      return Note("matmul", LaunchFewRows(args, false, stream_), {args.n, args.rows, args.cols});
+    Note("matmul", cudaSuccess, {args.n, args.rows, args.cols});
+    if (std::string failed = matmul_.Run(args, stream_); !failed.empty())
+      failed_ = NewestLaunch() + ": " + failed;
   }
   void SwiGlu(const MatmulArgs& args, uint16_t* out) override {
     if (!Ready()) return;
     if (SupportsFewRows(args, true)) {
       MatmulArgs fused = args;
       fused.y = out;
-      return Note("swiglu", LaunchFewRows(fused, true, stream_));
+      return Note("swiglu", LaunchFewRows(fused, true, stream_), {args.n, args.rows, args.cols});
     }
     Matmul(args);
     if (Ready())
-      Note("silu_mul", LaunchSiluMul(static_cast<const uint16_t*>(args.y), args.n, args.rows / 2,
-                                     out, stream_));
+      Note("silu_mul",
+           LaunchSiluMul(static_cast<const uint16_t*>(args.y), args.n, args.rows / 2, out, stream_),
+           {args.n, args.rows / 2});
   }
   void Append(const AppendLaunch& args) override {
-    if (Ready()) Note("append", LaunchAppend(args, stream_));
+    if (Ready())
+      Note("append", LaunchAppend(args, stream_),
+           {args.rows, args.q_heads, args.view.kv_heads, args.view.codec.dim});
   }
   void Gather(const GatherLaunch& args) override {
-    if (Ready()) Note("gather", LaunchGather(args, stream_));
+    if (Ready())
+      Note("gather", LaunchGather(args, stream_),
+           {args.num_ranges, args.max_blocks, args.view.codec.dim});
   }
   void Select(const SelectLaunch& args) override {
-    if (Ready()) Note("select", LaunchSelect(args, stream_));
+    if (Ready())
+      Note("select", LaunchSelect(args, stream_),
+           {args.num_rows, args.q_heads, args.max_blocks, args.view.codec.dim});
   }
   void DecodePlan(const DecodePlanLaunch& args) override {
-    if (Ready()) Note("decode plan", LaunchDecodePlan(args, stream_));
+    if (Ready())
+      Note("decode plan", LaunchDecodePlan(args, stream_),
+           {args.num_rows, args.layer_end - args.layer_begin});
   }
   void Prefill(const PrefillArgs& args) override {
-    if (Ready()) Note("prefill attention", LaunchPrefill(args, stream_));
+    if (Ready())
+      Note("prefill attention", LaunchPrefill(args, stream_),
+           {args.num_tiles, args.shape.q_tile, args.kv_tokens, args.dim});
   }
   void Decode(const DecodeArgs& args) override {
-    if (Ready()) Note("decode attention", LaunchDecode(args, stream_));
+    if (Ready())
+      Note("decode attention", LaunchDecode(args, stream_),
+           {args.num_tiles, args.max_blocks, args.view.codec.dim});
   }
   void Argmax(const float* logits, int rows, int cols, int32_t* best) override {
-    if (Ready()) Note("argmax", LaunchArgmax(logits, rows, cols, best_parts_, best, stream_));
+    if (Ready())
+      Note("argmax", LaunchArgmax(logits, rows, cols, best_parts_, best, stream_), {rows, cols});
   }
   void Candidates(const CandidateLaunch& args) override {
-    if (Ready()) Note("candidates", LaunchCandidates(args, stream_));
+    if (Ready()) Note("candidates", LaunchCandidates(args, stream_), {args.num_asks, args.cols});
   }
   void ToBf16(const float* from, int64_t count, uint16_t* to) override {
-    if (Ready()) Note("to bf16", LaunchToBf16(from, count, to, stream_));
+    if (Ready()) Note("to bf16", LaunchToBf16(from, count, to, stream_), {count});
   }
   void ToFloat(const uint16_t* from, int64_t count, float* to) override {
-    if (Ready()) Note("to float", LaunchToFloat(from, count, to, stream_));
+    if (Ready()) Note("to float", LaunchToFloat(from, count, to, stream_), {count});
   }
   void SiluMulWide(const float* gate, const float* up, int64_t count, float* out) override {
-    if (Ready()) Note("silu_mul", LaunchSiluMulWide(gate, up, count, out, stream_));
+    if (Ready()) Note("silu_mul", LaunchSiluMulWide(gate, up, count, out, stream_), {count});
   }
   void FillNormal(uint16_t* out, int64_t count, float deviation, uint64_t seed) override {
-    if (Ready()) Note("fill", LaunchFillNormal(out, count, deviation, seed, stream_));
+    if (Ready()) Note("fill", LaunchFillNormal(out, count, deviation, seed, stream_), {count});
   }
 
   void BeginGraph() override {
@@ -154,7 +174,8 @@ class CudaDevice : public Device {
   int EndGraph() override;
   void RunGraph(int graph) override {
     if (Ready())
-      Note("graph launch", cudaGraphLaunch(graphs_[static_cast<size_t>(graph)], stream_));
+      Note("recorded decode step", cudaGraphLaunch(graphs_[static_cast<size_t>(graph)], stream_),
+           {graph});
   }
 
   Status Synchronize() override {
@@ -173,9 +194,27 @@ class CudaDevice : public Device {
 
  private:
   bool Ready() const { return failed_.empty(); }
-  void Note(const char* op, cudaError_t error) {
+  using Shape = std::initializer_list<int64_t>;
+  // Of a launch.
+  void Note(const char* op, cudaError_t error, Shape shape) {
+    newest_.op = op;
+    newest_.dims = static_cast<int>(shape.size());
+    std::copy(shape.begin(), shape.end(), newest_.shape);
     if (error != cudaSuccess && failed_.empty())
-      failed_ = std::string(op) + ": " + cudaGetErrorString(error);
+      failed_ = NewestLaunch() + ": " + cudaGetErrorString(error);
+  }
+  // Of a call that waits, or that tells of an earlier kernel's failure: which one is not known.
+  void Note(const char* call, cudaError_t error) {
+    if (error != cudaSuccess && failed_.empty())
+      failed_ =
+          fmt::format("{}: {} (newest launch: {}; CUDA_LAUNCH_BLOCKING=1 names the one at fault)",
+                      call, cudaGetErrorString(error), NewestLaunch());
+  }
+  std::string NewestLaunch() const {
+    return newest_.op == nullptr
+               ? "none"
+               : fmt::format("{} [{}]", newest_.op,
+                             fmt::join(newest_.shape, newest_.shape + newest_.dims, ", "));
   }
 
   DeviceInfo info_;
@@ -186,6 +225,11 @@ class CudaDevice : public Device {
   std::byte* best_parts_ = nullptr;  // scratch of Argmax
   std::byte* bounce_ = nullptr;  // pinned: copies to pageable memory run at a fraction of the speed
   std::string failed_;           // the first failure
+  struct {
+    const char* op = nullptr;
+    int dims = 0;
+    int64_t shape[4] = {};
+  } newest_;  // launch, for messages
 };
 
 std::string CudaDevice::Open(int index) {
@@ -211,6 +255,13 @@ std::string CudaDevice::Open(int index) {
   if (e == cudaSuccess) e = cudaMallocHost(reinterpret_cast<void**>(&bounce_), kBounce);
   if (e == cudaSuccess)
     e = cudaMalloc(reinterpret_cast<void**>(&best_parts_), ArgmaxScratch(kMostArgmaxRows));
+  if (e == cudaSuccess)
+    e = LaunchFillNormal(reinterpret_cast<uint16_t*>(best_parts_), 1, 1, 0, stream_);
+  if (e == cudaErrorNoKernelImageForDevice)
+    return fmt::format(
+        "{} has compute capability {}.{}; this build has kernels for architectures {} (build with "
+        "-DLSERVE_CUDA_ARCHITECTURES={})",
+        info_.name, properties.major, properties.minor, LSERVE_CUDA_ARCHITECTURES, info_.compute);
   if (e != cudaSuccess) return info_.name + ": " + cudaGetErrorString(e);
   return matmul_.Init();
 }

@@ -103,6 +103,11 @@ int RunBench(Flags* flags) {
   const int deepest = *std::max_element(flags->depths.begin(), flags->depths.end());
   if (flags->repetitions < 1)
     return Fail(InvalidArgument("--repetitions: {} (must be at least 1)", flags->repetitions));
+  for (const auto& [flag, values] : {std::pair("--prompt", &flags->prompts),
+                                     {"--generate", &flags->generated},
+                                     {"--depth", &flags->depths}})
+    for (const int value : *values)
+      if (value < 0) return Fail(InvalidArgument("{}: {} (must not be negative)", flag, value));
   for (const std::string& mode : flags->attention)
     if (mode != "lserve" && mode != "dense")
       return Fail(InvalidArgument("--modes: '{}' (must be lserve or dense)", mode));

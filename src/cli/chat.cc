@@ -30,13 +30,16 @@ int RunChat(Flags* flags) {
   Result<std::unique_ptr<ChatTemplate>> chat = ChatTemplate::Parse(engine.chat_template());
   if (!chat.ok()) return Fail(chat.status().Annotate("chat template"));
   const Tokenizer& tokenizer = engine.tokenizer();
-  fmt::print(stderr,
-             "{}\n\nType a message; an empty line or Ctrl-D ends, Ctrl-C stops an answer.\n",
-             engine.Describe());
+  fmt::print(
+      stderr,
+      "{}\n\nType a message; an empty line, Ctrl-D or Ctrl-C ends, Ctrl-C stops an answer.\n",
+      engine.Describe());
 
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
   if (!flags->system.empty()) messages.push_back({{"role", "system"}, {"content", flags->system}});
-  std::signal(SIGINT, [](int) { interrupted = 1; });
+  struct sigaction action = {};  // without SA_RESTART: reading a line ends too
+  action.sa_handler = [](int) { interrupted = 1; };
+  sigaction(SIGINT, &action, nullptr);
   int turn = 0;
   for (std::string line; fmt::print("\n> "), std::cout.flush(), std::fflush(stdout),
                          std::getline(std::cin, line) && !line.empty();) {

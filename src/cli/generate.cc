@@ -84,7 +84,8 @@ Command AddGenerate(CLI::App* app) {
                   "Above 1: tokens that occurred become less probable")
       ->capture_default_str();
   app->add_option("--sampling-seed", flags->request_seed, "Seed of this answer; 0: drawn");
-  app->add_option("--stop", flags->sampling.stop, "Text that ends the answer (may be repeated)");
+  app->add_option("--stop", flags->sampling.stop, "Text that ends the answer (may be repeated)")
+      ->allow_extra_args(false);  // what follows is the prompt
   app->add_flag("--ignore-eos", flags->sampling.ignore_eos, "Go on after the end-of-text token");
   app->add_flag("--stats", flags->stats, "Print model, speeds and pages read to standard error");
   flags->engine.AddTo(app);

@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
                  "TOML or INI file with flags, one section a command: [serve] port = 8080");
   std::vector<std::pair<CLI::App*, lserve::Command>> commands;
   const auto add = [&](const char* name, const char* help, lserve::Command (*make)(CLI::App*)) {
-    CLI::App* command = app.add_subcommand(name, help);
+    CLI::App* command = app.add_subcommand(name, help)->fallthrough();  // --config after it too
     commands.emplace_back(command, make(command));
   };
   add("serve", "Serve a model through the OpenAI API", lserve::AddServe);

@@ -50,6 +50,7 @@ Result<std::string> Fetch(const std::string& name) {
 }  // namespace
 
 Result<std::string> FindModel(const std::string& model) {
+  if (model.empty()) return InvalidArgument("--model: empty");
   if (fs::exists(model)) return model;
   for (const char* name : kNamed)
     if (model == name) return Fetch(model);

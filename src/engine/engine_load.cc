@@ -118,6 +118,8 @@ Status CheckOptions(const EngineOptions& options) {
     return InvalidArgument("--step-tokens: {} (must not be negative)", options.step_tokens);
   if (options.threads < 0)
     return InvalidArgument("--threads: {} (must not be negative)", options.threads);
+  if (options.threads > 1024)
+    return InvalidArgument("--threads: {} (must be at most 1024)", options.threads);
   return Ok();
 }
 

@@ -132,6 +132,7 @@ Status Measure(const Flags& flags) {
   const std::vector<int32_t> begin(ids.begin(), after), end(after, after + flags.predicted),
       next(after + 1, after + 1 + flags.predicted);
 
+  ThreadPool pool(flags.threads);
   const HeadSplit pattern = AllRetrieval(files->config.layers, files->config.kv_heads);
   const auto predict = [&](const char* backend, KvTypes kv, bool errors) -> Result<LogitRows> {
     ProbeOptions options;
@@ -149,14 +150,14 @@ Status Measure(const Flags& flags) {
   Result<LogitRows> exact = predict("ref", {KvType::kKv32, KvType::kKv32}, true);
   if (!exact.ok()) return exact.status();
   fmt::print("\n{:8}{:>22}{:>12}   over the last {} tokens; kv32 (ref): {:.4f} nats a token\n", "",
-             "KL to kv32, nats", "loss", flags.predicted, Compare(*exact, *exact, next).nll);
+             "KL to kv32, nats", "loss", flags.predicted, Compare(*exact, *exact, next, &pool).nll);
   for (const KvTypes& kv : {KvTypes{KvType::kKv16, KvType::kKv16},
                             {KvType::kKv8, KvType::kKv8},
                             {KvType::kKv8, KvType::kKv4},
                             {KvType::kKv4, KvType::kKv4}}) {
     Result<LogitRows> rows = predict("cpu", kv, false);
     if (!rows.ok()) return rows.status();
-    const AnswerChange change = Compare(*exact, *rows, next);
+    const AnswerChange change = Compare(*exact, *rows, next, &pool);
     fmt::print("{:8}{:>22.2e}{:>12.4f}\n", KvCodec(kv.k, kv.v, files->config.head_dim).name(),
                change.kl, change.nll);
     std::fflush(stdout);

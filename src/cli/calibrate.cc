@@ -139,7 +139,7 @@ Json PageMap(Probe* probe, const RecallSample& sample, const HeadSplit& split, i
   ids.insert(ids.end(), sample.answer.begin(), sample.answer.end() - 1);
   PageReads reads;
   const LogitRows logits = probe->Decode(ids, split.layers, budget, &reads);
-  const AnswerChange change = Compare(logits, logits, sample.answer);
+  const AnswerChange change = Compare(logits, logits, sample.answer, probe->pool());
   // Where the document says it, as far as its tokens are the answer's.
   const auto& needle = sample.answer.size() > 2
                            ? std::vector(sample.answer.begin() + 1, sample.answer.end() - 1)
@@ -172,6 +172,9 @@ Status Calibrate(Flags* flags) {
   flags->probe.kv = *types;
   std::sort(flags->sparsities.begin(), flags->sparsities.end());
   std::sort(flags->budgets.begin(), flags->budgets.end());
+  flags->probe.max_budget = flags->map_budget;
+  for (const int budget : flags->budgets)
+    flags->probe.max_budget = std::max(flags->probe.max_budget, budget);
   for (const int budget :
        {flags->budgets.empty() ? kBlockTokens * 8 : flags->budgets.front(), flags->map_budget}) {
     SparsityConfig sparsity;
@@ -250,6 +253,7 @@ Status Calibrate(Flags* flags) {
       ScoreBudgets(probe->get(), judge, split, chosen, flags->budgets,
                    [](int done, int total) { PrintProgress("budgets", done, total); });
   const int budget = ChooseBudget(budgets, flags->target);
+  if (Status s = (*probe)->Health(); !s.ok()) return s;
 
   fmt::print("{:<14} {:>8} {:>10} {:>12} {:>8} {:>10} {:>12}\n", "pattern", "static", "streaming",
              "right/dense", "of", "KL, nats", "NLL change");
@@ -380,9 +384,11 @@ Command AddCalibrate(CLI::App* app) {
       ->check(CLI::Range(kBlockTokens, 1 << 28))
       ->capture_default_str();
   app->add_option("--kv", flags->kv, "KV cache type")->capture_default_str();
-  app->add_option("--backend", flags->probe.backend, "cpu or ref")
-      ->check(CLI::IsMember({"cpu", "ref"}))
+  app->add_option("--backend,--device", flags->probe.backend,
+                  "auto (cuda where there is a GPU, else cpu), cuda, cpu or ref")
+      ->check(CLI::IsMember({"auto", "cuda", "cpu", "ref"}))
       ->capture_default_str();
+  app->add_option("--gpu", flags->probe.gpu, "Which GPU")->capture_default_str();
   app->add_option("-t,--threads", flags->probe.threads, "Compute threads; 0: one a core")
       ->capture_default_str();
   return [flags] {

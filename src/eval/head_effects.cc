@@ -75,11 +75,13 @@ Result<std::vector<RecallSample>> LoadSamples(const std::string& path, int vocab
 }
 
 AnswerChange Compare(const LogitRows& dense, const LogitRows& planned,
-                     std::span<const int32_t> answer) {
+                     std::span<const int32_t> answer, ThreadPool* pool) {
   CHECK(dense.rows == planned.rows && dense.rows == static_cast<int>(answer.size()));
-  AnswerChange out;
-  for (int i = 0; i < dense.rows; ++i) {
-    const std::span<const float> p = dense.row(i), q = planned.row(i);
+  std::vector<AnswerChange> rows(answer.size());
+  pool->ParallelFor(dense.rows, [&](int64_t i, int) {
+    AnswerChange& out = rows[static_cast<size_t>(i)];
+    const std::span<const float> p = dense.row(static_cast<int>(i)),
+                                 q = planned.row(static_cast<int>(i));
     const double p_sum = LogSum(p), q_sum = LogSum(q);
     double kl = 0;
     for (size_t v = 0; v < p.size(); ++v) {
@@ -87,13 +89,17 @@ AnswerChange Compare(const LogitRows& dense, const LogitRows& planned,
       if (log_p < -30) continue;
       kl += std::exp(log_p) * (log_p - (static_cast<double>(q[v]) - q_sum));
     }
-    out.kl += std::max(0.0, kl);
+    out.kl = std::max(0.0, kl);
     const size_t token = static_cast<size_t>(answer[static_cast<size_t>(i)]);
-    out.nll += q_sum - static_cast<double>(q[token]);
-    out.all_first &= q[token] >= *std::max_element(q.begin(), q.end());
+    out.nll = q_sum - static_cast<double>(q[token]);
+    out.all_first = q[token] >= *std::max_element(q.begin(), q.end());
+  });
+  AnswerChange out;
+  for (const AnswerChange& row : rows) {
+    out.kl += row.kl / dense.rows;
+    out.nll += row.nll / dense.rows;
+    out.all_first &= row.all_first;
   }
-  out.kl /= dense.rows;
-  out.nll /= dense.rows;
   return out;
 }
 
@@ -107,11 +113,11 @@ HeldSample::HeldSample(Probe* probe, const RecallSample& sample, int tail)
   const ModelConfig& c = probe->config();
   dense_ = probe->Continue(end_, AllRetrieval(c.layers, c.kv_heads).layers,
                            static_cast<int>(answer_.size()));
-  dense_change_ = Compare(dense_, dense_, answer_);
+  dense_change_ = Compare(dense_, dense_, answer_, probe->pool());
 }
 
 AnswerChange HeldSample::Under(const std::vector<HeadMap>& plan) const {
-  return Compare(dense_, probe_->Continue(end_, plan, dense_.rows), answer_);
+  return Compare(dense_, probe_->Continue(end_, plan, dense_.rows), answer_, probe_->pool());
 }
 
 bool NeedsContext(Probe* probe, const RecallSample& sample, int tail) {
@@ -216,10 +222,10 @@ std::vector<SplitScore> ScoreBudgets(Probe* probe, std::span<const RecallSample>
     std::vector<int32_t> end = {sample.prompt.back()};
     end.insert(end.end(), sample.answer.begin(), sample.answer.end() - 1);
     const LogitRows dense = probe->Continue(end, all, static_cast<int>(end.size()));
-    const AnswerChange base = Compare(dense, dense, sample.answer);
+    const AnswerChange base = Compare(dense, dense, sample.answer, probe->pool());
     for (size_t i = 0; i < budgets.size(); ++i) {
       const LogitRows logits = probe->Decode(end, split.layers, budgets[i], nullptr);
-      Count(base, Compare(dense, logits, sample.answer), samples.size(), &scores[i]);
+      Count(base, Compare(dense, logits, sample.answer, probe->pool()), samples.size(), &scores[i]);
       progress(++done, total);
     }
   }

@@ -36,7 +36,7 @@ struct AnswerChange {
   bool all_first = true;  // every token of the answer has the largest logit
 };
 AnswerChange Compare(const LogitRows& dense, const LogitRows& planned,
-                     std::span<const int32_t> answer);
+                     std::span<const int32_t> answer, ThreadPool* pool);
 
 // One sample held at the start of its end: run any number of plans on it.
 class HeldSample {

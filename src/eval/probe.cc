@@ -1,18 +1,23 @@
 #include "eval/probe.h"
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 
+#include "model/device_model.h"
+#include "model/model.h"
 #include "sparse/head_pattern.h"
 
 namespace lserve {
 namespace {
 
-constexpr int kChunk = 512;  // tokens of a step
+// Tokens of a step, and most rows with logits.
+constexpr int kHostChunk = 512, kDeviceChunk = 8192, kLogitRows = 512;
 
 }  // namespace
 
-Probe::Probe(const ProbeOptions& options) : options_(options), pool_(options.threads) {}
+Probe::Probe(const ProbeOptions& options, const ModelConfig& config)
+    : options_(options), config_(config), pool_(options.threads) {}
 
 Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeOptions& options) {
   const ModelConfig& c = files.config;
@@ -24,11 +29,7 @@ Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeO
   if (options.max_length > c.max_position)
     return InvalidArgument("{}: a sample of {} tokens, the model was made for {}", files.path,
                            options.max_length, c.max_position);
-  std::unique_ptr<Probe> probe(new Probe(options));
-  Result<std::unique_ptr<Ops>> ops = MakeOps(options.backend, &probe->pool_);
-  if (!ops.ok()) return ops.status();
-  probe->ops_ = std::move(*ops);
-
+  std::unique_ptr<Probe> probe(new Probe(options, c));
   KvCacheConfig kv;
   kv.layers = AllRetrieval(c.layers, c.kv_heads).layers;
   kv.codec = KvCodec(options.kv.k, options.kv.v, c.head_dim);
@@ -36,19 +37,73 @@ Result<std::unique_ptr<Probe>> Probe::Make(const ModelFiles& files, const ProbeO
   kv.max_slots = 1;
   kv.max_blocks = (options.max_length + kBlockTokens - 1) / kBlockTokens;
   kv.pages[0] = kv.pages[1] = kv.max_blocks + 1;
-  if (Status s = probe->ops_->SupportsKv(kv.codec, c.group()); !s.ok()) return s;
-
-  ModelOptions model_options;
-  model_options.max_tokens = model_options.max_logit_rows = kChunk;
-  model_options.max_context = options.max_length;
-  Result<std::unique_ptr<Model>> model = Model::Load(files, probe->ops_.get(), model_options);
-  if (!model.ok()) return model.status();
-  probe->model_ = std::move(*model);
   probe->plan_ = kv.layers;
-  probe->cache_ = std::make_unique<KvCache>(std::move(kv));
-  probe->planner_ = std::make_unique<Planner>(sparsity, &probe->plan_, c.group(),
-                                              probe->ops_->PrefillTile(c.group()));
+
+  if (options.backend == "cuda" || options.backend == "auto") {
+    Result<std::unique_ptr<Device>> device = OpenDevice(options.gpu);
+    if (!device.ok() && options.backend == "cuda") return device.status();
+    if (device.ok()) probe->device_ = std::move(*device);
+  }
+  const Status loaded = probe->device_ ? probe->LoadOnDevice(files, std::move(kv), sparsity)
+                                       : probe->LoadOnHost(files, std::move(kv), sparsity);
+  if (!loaded.ok()) return loaded;
   return probe;
+}
+
+Status Probe::LoadOnHost(const ModelFiles& files, KvCacheConfig kv,
+                         const SparsityConfig& sparsity) {
+  Result<std::unique_ptr<Ops>> ops =
+      MakeOps(options_.backend == "auto" ? "cpu" : options_.backend, &pool_);
+  if (!ops.ok()) return ops.status();
+  ops_ = std::move(*ops);
+  if (Status s = ops_->SupportsKv(kv.codec, config_.group()); !s.ok()) return s;
+  chunk_ = kHostChunk;
+  ModelOptions options;
+  options.max_tokens = chunk_;
+  options.max_logit_rows = kLogitRows;
+  options.max_context = options_.max_length;
+  Result<std::unique_ptr<Model>> model = Model::Load(files, ops_.get(), options);
+  if (!model.ok()) return model.status();
+  runner_ = std::move(*model);
+  cache_ = std::make_unique<KvCache>(std::move(kv));
+  planner_ = std::make_unique<Planner>(sparsity, &plan_, config_.group(),
+                                       ops_->PrefillTile(config_.group()));
+  return Ok();
+}
+
+Status Probe::LoadOnDevice(const ModelFiles& files, KvCacheConfig kv,
+                           const SparsityConfig& sparsity) {
+  if (Status s = device_->Supports(kv.codec, config_.group()); !s.ok()) return s;
+  Result<DeviceWeights> weights = UploadWeights(files, device_.get(), &pool_);
+  if (!weights.ok()) return weights.status();
+  chunk_ = kDeviceChunk;
+  DeviceModelOptions options;
+  options.max_tokens = chunk_;
+  options.max_logit_rows = kLogitRows;
+  options.max_context = options_.max_length;
+  options.max_slots = kv.max_slots;
+  options.max_budget = options_.max_budget;
+  Result<std::unique_ptr<DeviceModel>> model =
+      DeviceModel::Create(config_, sparsity, device_.get(), std::move(*weights), options);
+  if (!model.ok()) return model.status();
+  runner_ = std::move(*model);
+  kv.memory = device_.get();
+  try {
+    cache_ = std::make_unique<KvCache>(std::move(kv));
+  } catch (const std::bad_alloc&) {
+    return ResourceExhausted("backend cuda: no room for the KV pages of {} tokens",
+                             options_.max_length);
+  }
+  planner_ =
+      std::make_unique<Planner>(sparsity, &plan_, config_.group(),
+                                device_->PrefillTile(config_.head_dim, config_.group()), true);
+  return Ok();
+}
+
+void Probe::SetPlan(const std::vector<HeadMap>& plan) {
+  plan_ = plan;
+  mode_ = AttentionMode::kLserve;
+  runner_->PlanHeads(plan_);
 }
 
 void Probe::Step(std::span<const int32_t> ids, int position, bool decode,
@@ -69,8 +124,8 @@ void Probe::Step(std::span<const int32_t> ids, int position, bool decode,
   input.pos = positions;
   input.sequences = {&step, 1};
   input.logit_rows = rows;
-  model_->Forward(input, planner_.get(), cache_.get(),
-                  Mat(logits, static_cast<int>(rows.size()), model_->vocab()));
+  runner_->Forward(input, planner_.get(), cache_.get(),
+                   Mat(logits, static_cast<int>(rows.size()), config_.vocab));
 }
 
 void Probe::Begin(std::span<const int32_t> ids) {
@@ -80,9 +135,9 @@ void Probe::Begin(std::span<const int32_t> ids) {
   CHECK(cache_->Extend(slot_, options_.max_length));
   mode_ = AttentionMode::kDense;
   begun_ = static_cast<int>(ids.size());
-  for (int at = 0; at < begun_; at += kChunk) {
+  for (int at = 0; at < begun_; at += chunk_) {
     const auto piece =
-        ids.subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(kChunk, begun_ - at)));
+        ids.subspan(static_cast<size_t>(at), static_cast<size_t>(std::min(chunk_, begun_ - at)));
     Step(piece, at, false, {}, 0, nullptr);
   }
 }
@@ -90,16 +145,15 @@ void Probe::Begin(std::span<const int32_t> ids) {
 LogitRows Probe::Continue(std::span<const int32_t> ids, const std::vector<HeadMap>& plan,
                           int rows) {
   const int count = static_cast<int>(ids.size());
-  CHECK(rows <= count && begun_ + count <= options_.max_length);
-  plan_ = plan;
-  mode_ = AttentionMode::kLserve;
+  CHECK(rows <= count && rows <= kLogitRows && begun_ + count <= options_.max_length);
+  SetPlan(plan);
   LogitRows out;
   out.rows = rows;
-  out.vocab = model_->vocab();
+  out.vocab = config_.vocab;
   out.data = Buffer(static_cast<size_t>(rows) * static_cast<size_t>(out.vocab) * sizeof(float));
   float* next = out.data.as<float>();
-  for (int at = 0; at < count; at += kChunk) {
-    const int size = std::min(kChunk, count - at);
+  for (int at = 0; at < count; at += chunk_) {
+    const int size = std::min(chunk_, count - at);
     std::vector<int32_t> wanted;
     for (int i = std::max(0, count - rows - at); i < size; ++i) wanted.push_back(i);
     Step(ids.subspan(static_cast<size_t>(at), static_cast<size_t>(size)), begun_ + at, false,
@@ -114,13 +168,12 @@ LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>
   const ModelConfig& c = config();
   const int count = static_cast<int>(ids.size());
   CHECK(begun_ + count <= options_.max_length);
-  plan_ = plan;
-  mode_ = AttentionMode::kLserve;
+  SetPlan(plan);
   state_ = {};
   state_.prompt_len = begun_;
   LogitRows out;
   out.rows = count;
-  out.vocab = model_->vocab();
+  out.vocab = config_.vocab;
   out.data = Buffer(static_cast<size_t>(count) * static_cast<size_t>(out.vocab) * sizeof(float));
   if (reads) {
     reads->steps = count;
@@ -134,6 +187,7 @@ LogitRows Probe::Decode(std::span<const int32_t> ids, const std::vector<HeadMap>
     Step(ids.subspan(static_cast<size_t>(i), 1), begun_ + i, true, {&only_row, 1}, budget,
          out.data.as<float>() + static_cast<size_t>(i) * static_cast<size_t>(out.vocab));
     if (!reads) continue;
+    runner_->SaveSelection(slot_, &state_);
     for (int layer = 0; layer < c.layers; ++layer) {
       const AttnPlan planned = planner_->Plan(layer);  // the step's plan once more
       for (const Tile& tile : planned.tiles) {

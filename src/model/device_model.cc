@@ -365,30 +365,36 @@ void DeviceModel::Head(const Step& step) {
   device_->Argmax(logits_.as<float>(), step.logit_rows, c.vocab, best_.as<int32_t>());
 }
 
-// The heads' classes never change.
-void DeviceModel::LearnHeads(const KvCache& cache) {
+void DeviceModel::PlanHeads(const std::vector<HeadMap>& layers) {
   std::vector<uint8_t> classes;
+  for (const HeadMap& layer : layers)
+    for (int h = 0; h < layer.num_heads(); ++h)
+      classes.push_back(static_cast<uint8_t>(layer[h].cls));
+  device_->CopyIn(head_class_.data(), classes.data(), classes.size());
+  knows_heads_ = true;
+}
+
+// Heads are planned as they are stored, unless somebody says otherwise.
+void DeviceModel::LearnHeads(const KvCache& cache) {
   int next = heads_at_once_;
   for (size_t l = 0; l < cache.config().layers.size(); ++l) {
     const HeadMap& layer = cache.config().layers[l];
     const int most = l < options_.kept_heads.size() ? options_.kept_heads[l] : 0;
     KeptHeads kept{0, next};
     for (int h = 0; h < layer.num_heads(); ++h) {
-      classes.push_back(static_cast<uint8_t>(layer[h].cls));
       if (layer[h].cls != HeadClass::kRetrieval || next - kept.first >= most) continue;
       kept.heads |= uint64_t{1} << h;
       ++next;
     }
     kept_heads_.push_back(kept);
   }
-  device_->CopyIn(head_class_.data(), classes.data(), classes.size());
-  knows_heads_ = true;
+  if (!knows_heads_) PlanHeads(cache.config().layers);
 }
 
 void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) {
   CHECK(static_cast<int>(input.tokens.size()) <= options_.max_tokens);
   CHECK(static_cast<int>(input.logit_rows.size()) <= options_.max_logit_rows);
-  if (!knows_heads_) LearnHeads(*cache);
+  if (kept_heads_.empty()) LearnHeads(*cache);
   planner->Begin(input.sequences);
   cache->UploadTables();
   Step step;

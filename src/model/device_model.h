@@ -50,6 +50,7 @@ class DeviceModel : public ModelRunner {
   void ReadLogits(int row, std::span<float> logits) override;
   Status Health() override { return device_->Synchronize(); }
   int max_budget() const override { return options_.max_budget; }
+  void PlanHeads(const std::vector<HeadMap>& layers) override;
   void SaveSelection(int slot, SelectionState* state) override;
   void LoadSelection(int slot, const SelectionState& state) override;
   size_t weight_bytes() const { return weights_.bytes(); }

@@ -51,6 +51,9 @@ class ModelRunner {
   virtual bool audits() const { return false; }
   // Most tokens of attention budget that a request may ask for.
   virtual int max_budget() const { return kNoWindow; }
+  // The class that every head is planned as from now on, where that is not the class of its
+  // storage: for runners that make decode plans themselves. The planner has its own maps.
+  virtual void PlanHeads(const std::vector<HeadMap>& /*layers*/) {}
   // Runners whose lists live on a device, by slot, exchange them with the sequence's state: Save
   // before its pages are swapped out, Load when it has a slot again.
   virtual void SaveSelection(int /*slot*/, SelectionState* /*state*/) {}

@@ -38,7 +38,7 @@ class CalibrateTest(unittest.TestCase):
     def calibrate(self, lines: list[str], *flags) -> subprocess.CompletedProcess:
         path = self.folder / "samples.jsonl"
         path.write_text("".join(line + "\n" for line in lines))
-        return subprocess.run([sys.argv[1], "calibrate", "--model", str(self.folder / "model"), "--samples", str(path), "--out", str(self.folder / "out"),
+        return subprocess.run([sys.argv[1], "calibrate", "--backend", "cpu", "--model", str(self.folder / "model"), "--samples", str(path), "--out", str(self.folder / "out"),
                                "--threads", "1", *flags], capture_output=True, text=True, timeout=120)
 
     def test_known_roles(self):

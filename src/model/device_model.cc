@@ -45,13 +45,13 @@ int HeadsAtOnce(const ModelConfig& c, const DeviceModelOptions& o) {
 
 struct DeviceModel::Sizes {
   size_t x, normed, qkv, attended, gate_up, activated, logits, rope, step, rows;
-  size_t decode_tiles, decode_runs, decode_blocks, lists, counts, scratch, workspace;
+  size_t decode_tiles, decode_runs, decode_blocks, lists, counts, scratch, workspace, lse;
   size_t asks, wanted, answers, parts;
   int list_capacity, run_capacity, max_blocks, heads_at_once, scratch_heads, most_picks;
   size_t total() const {
     return x + normed + qkv + attended + gate_up + activated + logits + rope + 5 * step + rows +
            decode_tiles + decode_runs + decode_blocks + lists + counts + 2 * scratch + workspace +
-           asks + wanted + answers + parts;
+           asks + wanted + answers + parts + lse;
   }
 };
 
@@ -62,9 +62,9 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
                 kv = int64_t{c.kv_heads} * c.head_dim;
   s.x = Size(n * c.hidden * 4);
   s.normed = Size(n * c.hidden * 2);
-  s.qkv = Size(n * (q + 2 * kv) * 2);
+  s.qkv = Size(std::max<int64_t>(n, int64_t{c.layers} * kMostGraphRows) * (q + 2 * kv) * 2);
   s.attended = Size(n * q * 2);
-  s.gate_up = Size(n * 2 * c.intermediate * 2);
+  s.gate_up = Size(n * std::max<int64_t>(2 * c.intermediate, q) * 2);  // audits write there
   s.activated = Size(n * c.intermediate * 2);
   s.logits = Size(int64_t{o.max_logit_rows} * c.vocab * 4);
   s.most_picks = c.vocab <= cuda::kMostCandidateCols ? o.max_slots : 0;
@@ -90,11 +90,14 @@ DeviceModel::Sizes DeviceModel::SizesOf(const ModelConfig& c, const SparsityConf
   s.scratch_heads = std::accumulate(o.kept_heads.begin(), o.kept_heads.end(), s.heads_at_once);
   s.scratch = HeadBytes(c, o) * Size(s.scratch_heads);
   const PlanShape decode{c.q_heads, c.kv_heads, sparsity.shared_lists ? c.group() : 1, 1};
+  const PlanShape audit{c.q_heads, c.kv_heads, c.group(), 1};
+  s.lse = Size(int64_t{o.max_slots} * c.layers * 2 * c.q_heads) * 4;
   PlanShape prompt = decode;
   prompt.q_tile = device.PrefillTile(c.head_dim, c.group());
   const int prompt_tiles = (CeilDiv(o.max_tokens, prompt.q_tile) + 2) * lists;
   s.workspace =
       std::max({device.DecodeWorkspace(rows * lists, decode, c.head_dim),
+                device.DecodeWorkspace(c.kv_heads, audit, c.head_dim),
                 device.SelectWorkspace(rows, c.q_heads, s.max_blocks, sparsity.page_score),
                 device.PrefillWorkspace(prompt_tiles, prompt)});
   return s;
@@ -154,6 +157,7 @@ Result<std::unique_ptr<DeviceModel>> DeviceModel::Create(const ModelConfig& conf
     make(&m->v_scratch_, s.scratch);
     make(&m->workspace_, s.workspace);
     m->most_picks_ = s.most_picks;
+    make(&m->lse_, s.lse);
     m->list_capacity_ = s.list_capacity;
     m->run_capacity_ = s.run_capacity;
     m->max_blocks_ = s.max_blocks;
@@ -195,13 +199,13 @@ void DeviceModel::MeasureProducts() {
   for (const Block* b : {&normed_, &attended_})
     device_->FillNormal(b->as<uint16_t>(), static_cast<int64_t>(b->size() / 2), 1, 1);
   for (int n = 1; n <= std::min(kMostRows, options_.max_tokens); n = PaddedRows(n + 1)) {
-    MultiplyQkv(w, n);
+    MultiplyQkv(w, n, qkv_.as<uint16_t>());
     MultiplyOut(w, n);
     Mlp(w, n);
     if (n <= std::min(kMostGraphRows, options_.max_logit_rows)) MultiplyLogits(n);
   }
   for (int n = 2 * kMostRows; n <= options_.max_tokens; n += kMostRows) {
-    MultiplyQkv(w, n);
+    MultiplyQkv(w, n, qkv_.as<uint16_t>());
     MultiplyOut(w, n);
     Mlp(w, n);
   }
@@ -231,7 +235,7 @@ void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* ste
   std::vector<int32_t> ids(input.tokens.begin(), input.tokens.end()),
       seq(input.seq.begin(), input.seq.end()), pos(input.pos.begin(), input.pos.end()),
       from(input.logit_rows.begin(), input.logit_rows.end());
-  const bool pure = step->prompts.empty() && n <= kMostGraphRows && step->logit_rows == n;
+  step->pure = step->prompts.empty() && n <= kMostGraphRows && step->logit_rows == n;
   step->all_logits = step->logit_rows == n;
   if (step->logit_rows <= kMostGraphRows && step->logit_rows > 0) {
     step->logit_rows = std::min(Bucket(step->logit_rows), options_.max_logit_rows);
@@ -242,7 +246,7 @@ void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* ste
     ids.resize(Size(step->rows), 0);
     seq.resize(Size(step->rows), -1);
     pos.resize(Size(step->rows), 0);
-    if (pure) {
+    if (step->pure) {
       step->decode_rows = step->logit_rows = step->rows;
       rows.resize(Size(step->rows), DecodeRow{-1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
     }
@@ -271,12 +275,9 @@ void DeviceModel::UploadStep(const StepInput& input, Planner* planner, Step* ste
 void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& view) {
   const cuda::SelectionLists lists{lists_.as<int32_t>(), counts_.as<int32_t>(), list_capacity_,
                                    config_.layers, this->lists()};
-  const cuda::DeviceView device_view = cuda::ToDevice(view);
-  const PlanShape shape{config_.q_heads, config_.kv_heads, shared_ ? config_.group() : 1, 1};
-  const int64_t tile0 = int64_t{layer} * step.decode_rows * this->lists();
   if (step.due) {
-    device_->Select({qkv_.as<uint16_t>(), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
-                     max_blocks_, device_view, lists, layer, config_.q_heads, shared_,
+    device_->Select({Qkv(step, layer), qkv_width(), rows_.as<DecodeRow>(), step.decode_rows,
+                     max_blocks_, cuda::ToDevice(view), lists, layer, config_.q_heads, shared_,
                      workspace_.data(), true, score_, reach_});
   }
   // Without a selection the plans of all layers are known at the first.
@@ -286,29 +287,40 @@ void DeviceModel::DecodeAttention(const Step& step, int layer, const KvView& vie
                          config_.kv_heads, shared_, decode_tiles_.as<Tile>(),
                          decode_runs_.as<Run>(), run_capacity_, decode_blocks_.as<int32_t>()});
   }
-  cuda::DecodeArgs args{};
-  args.q = qkv_.as<uint16_t>();
-  args.out = attended_.as<uint16_t>();
-  args.q_stride = qkv_width();
-  args.out_stride = int64_t{config_.q_heads} * config_.head_dim;
-  args.view = device_view;
-  args.tiles = decode_tiles_.as<Tile>() + tile0;
-  args.runs = decode_runs_.as<Run>();
-  args.num_tiles = step.decode_rows * this->lists();
-  args.max_blocks = max_blocks_;
-  args.shape = shape;
-  args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-  args.deterministic = options_.deterministic;
-  args.workspace = workspace_.data();
-  args.tile_blocks = decode_blocks_.as<int32_t>() + tile0;
+  cuda::DecodeArgs args = DecodeArgsOf(step, layer, view);
   args.settled = !step.due && layer > 0;  // the plan was not made just now
   device_->Decode(args);
 }
 
+cuda::DecodeArgs DeviceModel::DecodeArgsOf(const Step& step, int layer, const KvView& view) const {
+  const int64_t tile0 = int64_t{layer} * step.decode_rows * lists();
+  cuda::DecodeArgs args{};
+  args.q = Qkv(step, layer);
+  args.out = attended_.as<uint16_t>();
+  args.q_stride = qkv_width();
+  args.out_stride = int64_t{config_.q_heads} * config_.head_dim;
+  args.view = cuda::ToDevice(view);
+  args.tiles = decode_tiles_.as<Tile>() + tile0;
+  args.runs = decode_runs_.as<Run>();
+  args.num_tiles = step.decode_rows * lists();
+  args.max_blocks = max_blocks_;
+  args.shape = {config_.q_heads, config_.kv_heads, shared_ ? config_.group() : 1, 1};
+  args.scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+  args.deterministic = options_.deterministic;
+  args.workspace = workspace_.data();
+  args.tile_blocks = decode_blocks_.as<int32_t>() + tile0;
+  return args;
+}
+
+// Queries, keys and values of a layer. Those of a step of decode rows stay until it is over.
+uint16_t* DeviceModel::Qkv(const Step& step, int layer) const {
+  return qkv_.as<uint16_t>() + (step.pure ? int64_t{layer} * step.rows * qkv_width() : 0);
+}
+
 // Of the first n rows: normed -> qkv; x += attended W; x += MLP(normed); normed -> logits.
-void DeviceModel::MultiplyQkv(const DeviceWeights::Layer& w, int n) {
+void DeviceModel::MultiplyQkv(const DeviceWeights::Layer& w, int n, uint16_t* qkv) {
   device_->Matmul({w.qkv.as<uint16_t>(), qkv_width(), config_.hidden, normed_.as<uint16_t>(), n,
-                   qkv_.data(), false, false, options_.deterministic});
+                   qkv, false, false, options_.deterministic});
 }
 void DeviceModel::MultiplyOut(const DeviceWeights::Layer& w, int n) {
   device_->Matmul({w.o.as<uint16_t>(), config_.hidden, config_.q_heads * config_.head_dim,
@@ -332,20 +344,22 @@ void DeviceModel::Layers(const Step& step, KvCache* cache) {
   const ModelConfig& c = config_;
   const int n = step.rows;
   float* x = x_.as<float>();
-  uint16_t *normed = normed_.as<uint16_t>(), *qkv = qkv_.as<uint16_t>();
+  uint16_t* normed = normed_.as<uint16_t>();
   const auto vector = [](const Block& b) { return b.size() > 0 ? b.as<float>() : nullptr; };
 
   device_->Embed(weights_.embedding.as<uint16_t>(), ids_.as<int32_t>(), n, c.hidden, x);
   for (int i = 0; i < c.layers; ++i) {
     const DeviceWeights::Layer& w = weights_.layers[Size(i)];
     const KvView view = cache->View(i);
+    uint16_t* qkv = Qkv(step, i);
     device_->RmsNorm(x, nullptr, w.attn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
-    MultiplyQkv(w, n);
+    MultiplyQkv(w, n, qkv);
     device_->Append({qkv, qkv_width(), false, n, c.q_heads, vector(w.qkv_bias), vector(w.q_norm),
                      vector(w.k_norm), c.rms_eps, rope_.as<float>(), false, seq_.as<int32_t>(),
                      pos_.as<int32_t>(), step.num_groups > 0 ? groups_.as<int32_t>() : nullptr,
                      step.num_groups, cuda::ToDevice(view)});
     if (step.decode_rows > 0) DecodeAttention(step, i, view);
+    if (!step.pure) Audit(step, i, view);
     if (!step.prompts.empty()) PromptAttention(step, i, view);
     MultiplyOut(w, n);
     device_->RmsNorm(x, nullptr, w.ffn_norm.as<float>(), c.rms_eps, n, c.hidden, normed, false);
@@ -399,10 +413,10 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
   cache->UploadTables();
   Step step;
   UploadStep(input, planner, &step);
+  PlanAudits(input, planner, &step);
 
-  const bool pure = step.prompts.empty() && step.all_logits && step.rows <= kMostGraphRows;
   device_->Mark(0);
-  if (!options_.graphs || !pure) {
+  if (!options_.graphs || !step.pure) {
     Layers(step, cache);
   } else {
     // The first step of a kind runs plainly, which lets products of new shapes be measured; the
@@ -419,7 +433,11 @@ void DeviceModel::Forward(const StepInput& input, Planner* planner, KvCache* cac
       if (graph->second >= 0) device_->RunGraph(graph->second);
     }
   }
+  if (step.pure) {
+    for (int l = 0; l < config_.layers && !step.audits.empty(); ++l) Audit(step, l, cache->View(l));
+  }
   device_->Mark(1);
+  TakeAudits(step, planner);
   if (input.picks != nullptr) return Answer(input);
   for (int r = 0; r < logits.rows; ++r) ReadLogits(r, {logits.Row(r), Size(config_.vocab)});
 }

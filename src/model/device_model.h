@@ -1,7 +1,8 @@
 // The forward pass on a GPU: the same transformer as model/model.h over Device's fused ops, with
 // activations, plans and selection lists in device memory. Steps that only decode are recorded as
 // graphs, one for each number of rows (in buckets) and whether a selection is due, and replayed.
-// One thread.
+// Every layer's queries stay until such a step is over, so that audits of selections
+// (sparse/audit.h) run behind the graph. One thread.
 #pragma once
 
 #include <map>
@@ -48,6 +49,7 @@ class DeviceModel : public ModelRunner {
   void Forward(const StepInput& input, Planner* planner, KvCache* cache, Mat logits) override;
   int most_picks() const override { return most_picks_; }
   void ReadLogits(int row, std::span<float> logits) override;
+  bool audits() const override { return true; }
   Status Health() override { return device_->Synchronize(); }
   int max_budget() const override { return options_.max_budget; }
   void PlanHeads(const std::vector<HeadMap>& layers) override;
@@ -76,7 +78,12 @@ class DeviceModel : public ModelRunner {
   void PromptAttention(const Step& step, int layer, const KvView& view);
   void Head(const Step& step);
   void Answer(const StepInput& input);
-  void MultiplyQkv(const DeviceWeights::Layer& w, int n);
+  void PlanAudits(const StepInput& input, Planner* planner, Step* step);
+  void Audit(const Step& step, int layer, const KvView& view);
+  void TakeAudits(const Step& step, Planner* planner);
+  cuda::DecodeArgs DecodeArgsOf(const Step& step, int layer, const KvView& view) const;
+  uint16_t* Qkv(const Step& step, int layer) const;
+  void MultiplyQkv(const DeviceWeights::Layer& w, int n, uint16_t* qkv);
   void MultiplyOut(const DeviceWeights::Layer& w, int n);
   void Mlp(const DeviceWeights::Layer& w, int n);
   void MultiplyLogits(int n);
@@ -104,7 +111,9 @@ class DeviceModel : public ModelRunner {
   Block ids_, seq_, pos_, groups_, from_, rows_, tiles_, runs_, ranges_;
   // Decode plans of all layers, selection lists of all slots.
   Block decode_tiles_, decode_runs_, decode_blocks_, lists_, counts_, head_class_;
-  Block k_scratch_, v_scratch_;  // bf16 [heads at once, then kept ones][max_context][D]
+  Block audit_tiles_, audit_runs_;  // of a step's audits (grown as needed)
+  Block lse_;                       // float [audit][read, all][q heads]
+  Block k_scratch_, v_scratch_;     // bf16 [heads at once, then kept ones][max_context][D]
   Block workspace_;
   int list_capacity_ = 0, run_capacity_ = 0, max_blocks_ = 0, heads_at_once_ = 0;
   int most_picks_ = 0;
@@ -126,6 +135,7 @@ class DeviceModel : public ModelRunner {
   std::vector<std::byte> host_answers_;
   std::vector<Tile> host_tiles_;
   std::vector<Run> host_runs_;
+  std::vector<float> host_lse_;
   std::map<std::pair<int, bool>, int> graphs_;  // (rows, due) -> graph; -1: seen once
 };
 

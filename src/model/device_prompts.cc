@@ -8,13 +8,6 @@
 namespace lserve {
 namespace {
 
-// Makes room for `count` elements; contents are not kept.
-template <typename T>
-void Upload(Device* device, std::span<const T> data, Block* block) {
-  if (block->size() < data.size_bytes()) *block = Block(device, data.size_bytes() * 3 / 2 + 256);
-  device->CopyIn(block->data(), data.data(), data.size_bytes());
-}
-
 // The blocks that some tile of a KV head lists: what lies in the sinks, and from the first block
 // behind them that is listed to the last.
 void AppendGatherRanges(int kv_head, int to, std::span<const Tile> tiles, std::span<const Run> runs,

@@ -151,7 +151,12 @@ void Model::Forward(const StepInput& input, Planner* planner, KvCache* cache, Ma
       ops_->Attention({q, attended, &audit, view, scale, lse_all_.data()});
     }
     ops_->Attention({q, attended, &plan, view, scale, audited ? lse_read_.data() : nullptr});
-    if (audited) planner->RecordAudit(i, lse_read_.data(), lse_all_.data());
+    for (size_t s = 0; audited && s < input.sequences.size(); ++s) {
+      const int64_t first = int64_t{input.sequences[s].q_begin} * c.q_heads;
+      if (planner->Audits(i, static_cast<int>(s)))
+        planner->RecordAudit(i, static_cast<int>(s), lse_read_.data() + first,
+                             lse_all_.data() + first);
+    }
     const LinearOutput output[] = {{layer.o.get(), nullptr, x, true}};
     ops_->Linear(attended, output);
 

@@ -302,21 +302,16 @@ AttnPlan Planner::AuditPlan(int layer) {
   return plan;
 }
 
-void Planner::RecordAudit(int layer, const float* lse_read, const float* lse_all) {
+void Planner::RecordAudit(int layer, int index, const float* lse_read, const float* lse_all) {
   Impl& p = *impl_;
   const HeadMap& map = p.layers[static_cast<size_t>(layer)];
   const int q_heads = map.num_heads() * p.group;
-  for (size_t i = 0; i < p.steps.size(); ++i) {
-    if (!Audits(layer, static_cast<int>(i))) continue;
-    const SeqStep& step = p.steps[i];
-    ++p.missed[i].layer_steps;
-    for (int row = step.q_begin; row < step.q_begin + step.q_len; ++row) {
-      for (int head = 0; head < q_heads; ++head) {
-        const int64_t at = int64_t{row} * q_heads + head;
-        if (!map.streaming(head / p.group)) p.missed[i].AddHead(lse_read[at], lse_all[at]);
-      }
-    }
-  }
+  const int64_t count = int64_t{p.steps[static_cast<size_t>(index)].q_len} * q_heads;
+  MissedMass& missed = p.missed[static_cast<size_t>(index)];
+  ++missed.layer_steps;
+  for (int64_t at = 0; at < count; ++at)
+    if (!map.streaming(static_cast<int>(at) % q_heads / p.group))
+      missed.AddHead(lse_read[at], lse_all[at]);
 }
 
 const MissedMass& Planner::missed(int index) const {

@@ -90,9 +90,9 @@ class Planner {
   // The reference of those steps: their retrieval heads over everything, in tiles of whole groups.
   // Without tiles most of the time. Valid until the next call of it; Plan's result stays valid.
   AttnPlan AuditPlan(int layer);
-  // What the layer's audits found. [rows][q heads], log-sum-exp of what the step read and of
-  // everything; entries of other rows and of streaming heads are not looked at.
-  void RecordAudit(int layer, const float* lse_read, const float* lse_all);
+  // What the audit of step `index` found in the layer. [rows of the step][q heads], log-sum-exp of
+  // what it read and of everything; entries of streaming heads are not looked at. REQUIRES: Audits.
+  void RecordAudit(int layer, int index, const float* lse_read, const float* lse_all);
   // Of step `index` over the layers recorded so far.
   const MissedMass& missed(int index) const;
 

@@ -5,7 +5,8 @@
 // Both round activations to bf16 at different places, so logits agree to a few of its steps: the
 // bar is 3 % of the logits' range, 6 % with kv4, where a value near a border moves by a fifteenth
 // of its head's range. Selection is compared apart (kernel tests): a near tie may choose another
-// page. Here the device takes the CPU's lists over and both go on with those.
+// page. Here the device takes the CPU's lists over and both go on with those; what audits miss
+// under them agrees as well.
 #include "model/device_model.h"
 
 #include <gtest/gtest.h>
@@ -160,6 +161,7 @@ std::vector<float> Step(Side* side, int vocab, const std::vector<Piece>& pieces)
     step.decode = p.decode;
     step.mode = p.mode;
     step.budget = Sparsity().budget;
+    step.audit = 1;  // every layer of every step that selects
     step.state = &side->states[static_cast<size_t>(p.slot)];
     for (int i = 0; i < p.count; ++i) {
       tokens.push_back(((p.text < 0 ? p.slot : p.text) * 131 + (p.pos + i) * 7919) % vocab);
@@ -234,8 +236,10 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   TakeSlots(&host);
   Side card = MakeCard(false);
 
-  double worst = 0;
-  const auto compare = [&](const char* what, const std::vector<Piece>& pieces) {
+  double worst = 0, missed = 0;
+  // `same_lists`: nobody selects in this step.
+  const auto compare = [&](const char* what, const std::vector<Piece>& pieces,
+                           bool same_lists = true) {
     const std::vector<float> want = Step(&host, c.vocab, pieces),
                              got = Step(&card, c.vocab, pieces);
     ASSERT_TRUE(card.runner->Health().ok()) << card.runner->Health().ToString();
@@ -254,6 +258,14 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
       EXPECT_EQ(card.planner->visits(static_cast<int>(i)).pages_read,
                 host.planner->visits(static_cast<int>(i)).pages_read)
           << what;
+      const MissedMass &seen = card.planner->missed(static_cast<int>(i)),
+                       &due = host.planner->missed(static_cast<int>(i));
+      EXPECT_EQ(seen.layer_steps, due.layer_steps) << what << ", piece " << i;
+      EXPECT_EQ(seen.heads, due.heads) << what << ", piece " << i;
+      if (!same_lists) continue;
+      EXPECT_NEAR(seen.mean(), due.mean(), 0.02) << what << ", piece " << i;
+      EXPECT_NEAR(seen.max, due.max, 0.05) << what << ", piece " << i;
+      missed = std::max(missed, due.mean());
     }
     // The CPU's lists for both.
     for (const Piece& p : pieces) {
@@ -277,10 +289,15 @@ TEST_P(DeviceModelTest, LogitsAgreeWithTheCpu) {
   compare("its next chunk", {{3, 500, 211, false, kSparse}, {1, 80, 1, true, kFull}});
   for (int i = 0; i < 5; ++i) {
     const std::string what = fmt::format("decode step {}", i);
-    compare(what.c_str(), {{0, 1363 + i, 1, true, kSparse},
-                           {1, 81 + i, 1, true, kFull},
-                           {2, 64 + i, 1, true, kSparse}});
+    compare(what.c_str(),
+            {{0, 1363 + i, 1, true, kSparse},
+             {1, 81 + i, 1, true, kFull},
+             {2, 64 + i, 1, true, kSparse}},
+            i > 0);
   }
+  compare("a selecting sequence beside a prompt",
+          {{1, 86, 1, true, kFull}, {3, 711, 130, false, kSparse}, {0, 1368, 1, true, kSparse}});
+  EXPECT_GT(missed, 0.01) << "audits had nothing to find";
   RecordProperty("worst_error_of_range", fmt::format("{:.5f}", worst));
   std::printf("%s: worst error %.5f of the logits' range\n", GetParam().name, worst);
 }

@@ -117,8 +117,12 @@ TEST(Audit, PlanShowsRetrievalHeadsOfAuditedStepsEverything) {
       const size_t at = static_cast<size_t>(row * 6 + head);
       read[at] = row == 0 || (row == 2 && head == 3) ? std::log(0.5f) : 0.0f;
     }
-    planner.RecordAudit(0, read.data(), all.data());
-    planner.RecordAudit(1, read.data(), all.data());
+    for (int i = 0; i < static_cast<int>(steps.size()); ++i) {
+      EXPECT_EQ(planner.Audits(0, i), i < 2) << i;
+      EXPECT_FALSE(planner.Audits(1, i)) << i;
+      const int first = steps[static_cast<size_t>(i)].q_begin * 6;
+      if (planner.Audits(0, i)) planner.RecordAudit(0, i, read.data() + first, all.data() + first);
+    }
     EXPECT_EQ(planner.missed(0).layer_steps, 1);
     EXPECT_EQ(planner.missed(0).heads, 4);
     EXPECT_NEAR(planner.missed(0).mean(), 0.5, 1e-6);

@@ -30,6 +30,7 @@ class CudaDevice : public Device {
   ~CudaDevice() override;
 
   DeviceInfo info() const override {
+    Bind();
     DeviceInfo out = info_;
     cudaMemGetInfo(&out.free_bytes, &out.total_bytes);
     return out;
@@ -65,6 +66,7 @@ class CudaDevice : public Device {
   }
 
   std::byte* Allocate(size_t bytes) override {
+    Bind();
     void* data = nullptr;
     if (cudaMalloc(&data, bytes) != cudaSuccess) {
       cudaGetLastError();  // not a failure of the device
@@ -193,7 +195,18 @@ class CudaDevice : public Device {
   }
 
  private:
-  bool Ready() const { return failed_.empty(); }
+  // The runtime's current device is each thread's own, 0 at first, and the engine's thread is not
+  // the one that opened this.
+  void Bind() const {
+    thread_local int bound = -1;
+    if (bound == index_) return;
+    cudaSetDevice(index_);
+    bound = index_;
+  }
+  bool Ready() const {
+    Bind();
+    return failed_.empty();
+  }
   using Shape = std::initializer_list<int64_t>;
   // Of a launch.
   void Note(const char* op, cudaError_t error, Shape shape) {
@@ -218,6 +231,7 @@ class CudaDevice : public Device {
   }
 
   DeviceInfo info_;
+  int index_ = 0;
   cudaStream_t stream_ = nullptr;
   cuda::Matmul matmul_;
   std::vector<cudaGraphExec_t> graphs_;
@@ -248,6 +262,7 @@ std::string CudaDevice::Open(int index) {
   if (info_.compute < 80)
     return info_.name + " has compute capability " + std::to_string(properties.major) + "." +
            std::to_string(properties.minor) + "; 8.0 is the least that the kernels run on";
+  index_ = index;
   cudaError_t e = cudaSetDevice(index);
   if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
   for (cudaEvent_t& mark : marks_)
@@ -267,6 +282,7 @@ std::string CudaDevice::Open(int index) {
 }
 
 CudaDevice::~CudaDevice() {
+  Bind();
   if (stream_) cudaStreamSynchronize(stream_);
   for (cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
   for (cudaEvent_t mark : marks_)

@@ -13,7 +13,7 @@ namespace lserve {
 inline constexpr int kCandidates = 1024;
 inline constexpr int kDraws = 32;
 inline constexpr int kMostWanted = 8192;  // token ids whose logits a row may ask for besides
-// Bounds what a device's float arithmetic may be off in a value of a draw.
+// What a device's float arithmetic may be off in a small value of a draw.
 inline constexpr double kDrawError = 1e-4;
 // -log(-log(u)) for the largest u that DrawUniform gives is 22.9.
 inline constexpr double kLargestGumbel = 23;

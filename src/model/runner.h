@@ -29,7 +29,7 @@ struct StepInput {
   std::span<const int32_t> seq, pos;    // [n] slot and absolute position
   std::span<const SeqStep> sequences;   // rows [q_begin, q_begin + q_len) each, in row order
   std::span<const int32_t> logit_rows;  // rows whose logits are wanted, ascending
-  Picks* picks = nullptr;  // of runners that keep_logits(); without, the logits are handed out
+  Picks* picks = nullptr;  // where most_picks() > 0; without, the logits are handed out
 };
 
 class ModelRunner {

@@ -4,8 +4,9 @@
 // puts them in order. Sums have a fixed order.
 //
 // Draws are compared in float arithmetic: the sampler computes the few that come out again in
-// double and is told by how much the others may be off (kDrawError). The largest error of a value
-// is some 1e-5: |x| <= 27, a product of three roundings, and two logarithms of a few ulp.
+// double, and the bound it is told for the others has room for what they may be off: some 1e-5 for
+// two logarithms of a few ulp (kDrawError), and three roundings of (x - largest) / T, a number that
+// is no larger than the value and kLargestGumbel.
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launch_dependent.h"
@@ -89,16 +90,13 @@ __global__ void __launch_bounds__(kTopKThreads)
   if (threadIdx.x == 0) part.total = total, part.normalizer = normalizer;
   if (!ask.draws) return;
 
+  // Every token has its number, however small: bias and penalties come later, and may take away all
+  // that is large.
   const float inverse = static_cast<float>(ask.inverse_temperature);
-  // The largest logit's own draw: what cannot reach it needs no random number.
-  const float floor = Gumbel(DrawBits(ask.seed, ask.position, best[ask.row])) -
-                      static_cast<float>(kLargestGumbel + kDrawError);
   KeyRange draw_range;
   for (int i = threadIdx.x; i < n; i += kTopKThreads) {
     const float scaled = (Usable(row[begin + i]) - largest) * inverse;
-    keys[i] = 0;
-    if (scaled >= floor)
-      keys[i] = Sortable(scaled + Gumbel(DrawBits(ask.seed, ask.position, begin + i)));
+    keys[i] = Sortable(scaled + Gumbel(DrawBits(ask.seed, ask.position, begin + i)));
     draw_range.Add(keys[i]);
   }
   TopOrAll(keys, n, kDraws, draw_range, begin, drawn);
@@ -132,6 +130,11 @@ __device__ uint64_t Entry(uint32_t key, int32_t id) {
 
 __device__ float FromSortable(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
+}
+
+// No less than the exact value of a draw that is `value` in float arithmetic.
+__device__ float Above(float value) {
+  return value > -INFINITY ? value + static_cast<float>(kDrawError) + fabsf(value) * 1e-6f : value;
 }
 
 __global__ void __launch_bounds__(kTopKThreads)
@@ -190,8 +193,7 @@ __global__ void __launch_bounds__(kTopKThreads)
     const int32_t id = static_cast<int32_t>(entries[threadIdx.x]);
     out.draw_ids[threadIdx.x] = key == 0 ? -1 : id;
     out.draw_logits[threadIdx.x] = key == 0 ? -INFINITY : Usable(row[id]);
-    if (threadIdx.x == kDraws - 1)
-      out.draw_bound = key == 0 ? -INFINITY : FromSortable(key) + static_cast<float>(kDrawError);
+    if (threadIdx.x == kDraws - 1) out.draw_bound = key == 0 ? -INFINITY : Above(FromSortable(key));
   }
 }
 

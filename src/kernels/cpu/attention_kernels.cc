@@ -1,67 +1,51 @@
 // The inner parts of attention: one block of 64 keys against the rows of a tile, codes to bfloat16,
 // and box scores. Compiled once an instruction set.
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/micro_tile.h"
 
 namespace lserve {
 namespace {
 
-// c[row][16 * kVecs] (+)= a[row][2 * pairs] x b, b in pairs [pairs][ldb][2]. Both products of
-// attention have this form: q x K sums over channels, p x V over tokens.
-template <int kRows, int kVecs, bool kAccumulate>
-inline void MicroPairs(const uint16_t* a, int64_t a_stride, const int32_t* b, int64_t ldb,
-                       int pairs, float* c, int64_t c_stride) {
-  VecF acc[kRows][kVecs];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVecs; ++v)
-      acc[r][v] = kAccumulate ? Load<VecF>(c + r * c_stride + 16 * v) : VecF{};
-  for (int p = 0; p < pairs; ++p) {
-    VecI w[kVecs];
-    for (int v = 0; v < kVecs; ++v) w[v] = Load<VecI>(b + p * ldb + 16 * v);
-    for (int r = 0; r < kRows; ++r) {
-      int32_t pair;
-      memcpy(&pair, a + r * a_stride + 2 * p, 4);
-      for (int v = 0; v < kVecs; ++v) acc[r][v] = DotBf16(acc[r][v], pair, w[v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < kVecs; ++v) Store(c + r * c_stride + 16 * v, acc[r][v]);
-}
+constexpr int kKeyVecs = 64 / kLanes;  // a block of keys
 
-constexpr int kRowChunk = 6;
+inline float MaxOf(const VecF (&x)[kKeyVecs]) {
+  VecF best = x[0];
+  for (int v = 1; v < kKeyVecs; ++v) best = Max(best, x[v]);
+  return ReduceMax(best);
+}
 
 template <int kRows>
 inline void RowChunk(const AttnBlockArgs& a, int row) {
   alignas(64) float s[kRows][64];
   alignas(64) uint16_t p[kRows][64];
   const int64_t dim = a.dim;
-  MicroPairs<kRows, 4, false>(a.q + row * dim, dim, reinterpret_cast<const int32_t*>(a.k), 64,
-                              a.dim / 2, s[0], 64);
+  PairProduct<kRows>(a.q + row * dim, dim, reinterpret_cast<const int32_t*>(a.k), 64, a.dim / 2, 64,
+                     false, s[0], 64);
   const VecF minus_infinity = Splat(-__builtin_inff());
   for (int r = 0; r < kRows; ++r) {
-    VecF x[4];
-    for (int v = 0; v < 4; ++v) x[v] = Load<VecF>(s[r] + 16 * v) * Splat(a.scale_log2);
+    VecF x[kKeyVecs];
+    for (int v = 0; v < kKeyVecs; ++v) x[v] = Load<VecF>(s[r] + kLanes * v) * Splat(a.scale_log2);
     if (a.masked) {
       const int q_pos = a.q_pos + (row + r) / a.group;
-      for (int v = 0; v < 4; ++v) {
-        const VecI k_pos = Lanes() + (a.k_pos + 16 * v);
+      for (int v = 0; v < kKeyVecs; ++v) {
+        const VecI k_pos = Lanes() + (a.k_pos + kLanes * v);
         const VecI visible =
             (k_pos <= q_pos) & ((k_pos < a.sink_len) | (k_pos > q_pos - a.window_len));
         x[v] = Pick(visible, x[v], minus_infinity);
       }
     }
     const float old_max = a.max[row + r];
-    const float block_max = ReduceMax(Max(Max(x[0], x[1]), Max(x[2], x[3])));
+    const float block_max = MaxOf(x);
     const float max = block_max > old_max ? block_max : old_max;
     if (max == -__builtin_inff()) {  // nothing visible so far: exact no-op
       memset(p[r], 0, sizeof(p[r]));
       continue;
     }
     VecF sum{};
-    for (int v = 0; v < 4; ++v) {
+    for (int v = 0; v < kKeyVecs; ++v) {
       const VecF e = Exp2(x[v] - Splat(max));
       sum = sum + e;
-      StoreBf16(p[r] + 16 * v, e);
+      StoreBf16(p[r] + kLanes * v, e);
     }
     float* out = a.out + (row + r) * dim;
     if (max != old_max) {
@@ -72,17 +56,13 @@ inline void RowChunk(const AttnBlockArgs& a, int row) {
     }
     a.sum[row + r] += ReduceAdd(sum);
   }
-  const int32_t* v = reinterpret_cast<const int32_t*>(a.v);
-  float* out = a.out + row * dim;
-  int c = 0;
-  for (; c + 64 <= a.dim; c += 64)
-    MicroPairs<kRows, 4, true>(p[0], 64, v + c, dim, 32, out + c, dim);
-  for (; c < a.dim; c += 16) MicroPairs<kRows, 1, true>(p[0], 64, v + c, dim, 32, out + c, dim);
+  PairProduct<kRows>(p[0], 64, reinterpret_cast<const int32_t*>(a.v), dim, 32, a.dim, true,
+                     a.out + row * dim, dim);
 }
 
 void AttnBlock(const AttnBlockArgs& a) {
   int row = 0;
-  for (; a.rows - row >= kRowChunk; row += kRowChunk) RowChunk<kRowChunk>(a, row);
+  for (; a.rows - row >= kTileRows; row += kTileRows) RowChunk<kTileRows>(a, row);
   switch (a.rows - row) {
     case 5:
       RowChunk<5>(a, row);
@@ -104,16 +84,10 @@ void AttnBlock(const AttnBlockArgs& a) {
   }
 }
 
-// 16 pairs of codes, one pair a lane.
+// Pairs of codes, one pair a lane.
 template <int kBits>
 inline VecI LoadCodePairs(const uint8_t* p) {
-  if constexpr (kBits == 8) {
-    typedef uint16_t Words __attribute__((vector_size(32)));
-    return __builtin_convertvector(Load<Words>(p), VecI);
-  } else {
-    typedef uint8_t Bytes __attribute__((vector_size(16)));
-    return __builtin_convertvector(Load<Bytes>(p), VecI);
-  }
+  return kBits == 8 ? LoadU16(p) : LoadU8(p);
 }
 
 template <int kBits>
@@ -152,10 +126,11 @@ template <int kRows>
 inline void BestKeysOf(const uint16_t* q, const int32_t* k, int dim, int reach, float* best,
                        float* tail) {
   alignas(64) float s[kRows][64];
-  MicroPairs<kRows, 4, false>(q, dim, k, 64, dim / 2, s[0], 64);
+  PairProduct<kRows>(q, dim, k, 64, dim / 2, 64, false, s[0], 64);
   for (int r = 0; r < kRows; ++r) {
-    best[r] = ReduceMax(Max(Max(Load<VecF>(s[r]), Load<VecF>(s[r] + 16)),
-                            Max(Load<VecF>(s[r] + 32), Load<VecF>(s[r] + 48))));
+    VecF x[kKeyVecs];
+    for (int v = 0; v < kKeyVecs; ++v) x[v] = Load<VecF>(s[r] + kLanes * v);
+    best[r] = MaxOf(x);
     tail[r] = -__builtin_inff();
     for (int t = 64 - reach; t < 64; ++t) tail[r] = s[r][t] > tail[r] ? s[r][t] : tail[r];
   }

@@ -4,7 +4,7 @@
 // Every row of the input gets the same sequence of operations whatever the number of rows in the
 // call: a row's result is independent of its batch.
 #include "kernels/cpu/isa.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/micro_tile.h"
 
 namespace lserve {
 namespace {
@@ -61,14 +61,8 @@ inline const uint8_t* UnpackCodes(const uint8_t* in, uint8_t* codes) {
   }
 }
 
-inline VecF FromU8(const uint8_t* p) {
-  typedef uint8_t Bytes __attribute__((vector_size(16)));
-  return __builtin_convertvector(Load<Bytes>(p), VecF);
-}
-inline VecF FromS8(const uint8_t* p) {
-  typedef int8_t Bytes __attribute__((vector_size(16)));
-  return __builtin_convertvector(Load<Bytes>(p), VecF);
-}
+inline VecF FromU8(const uint8_t* p) { return ToFloat(LoadU8(p)); }
+inline VecF FromS8(const uint8_t* p) { return ToFloat((LoadU8(p) << 24) >> 24); }
 
 // Reads a panel block by block; the layout is packed_weight.h's.
 template <int kBits, int kGroups, bool kSuper, bool kMin>
@@ -76,75 +70,79 @@ struct PanelReader {
   const uint8_t* p;
   float offset_codes;
   int index = 0;
-  VecF d, dmin;
+  VecF d[kGroupVecs], dmin[kGroupVecs];
+
+  // 16 half floats.
+  inline void NextF16(VecF (&out)[kGroupVecs]) {
+    for (int v = 0; v < kGroupVecs; ++v)
+      out[v] = LoadF16(reinterpret_cast<const uint16_t*>(p) + kLanes * v);
+    p += 32;
+  }
 
   inline void Next(Block* block) {
     if constexpr (!kSuper) {
-      const VecF scale = LoadF16(reinterpret_cast<const uint16_t*>(p));
-      p += 32;
-      Store(block->scale[0], scale);
-      if constexpr (kMin) {
-        Store(block->offset[0], LoadF16(reinterpret_cast<const uint16_t*>(p)));
-        p += 32;
-      } else {
-        Store(block->offset[0], scale * Splat(-offset_codes));
+      VecF scale[kGroupVecs], offset[kGroupVecs];
+      NextF16(scale);
+      if constexpr (kMin) NextF16(offset);
+      for (int v = 0; v < kGroupVecs; ++v) {
+        Store(block->scale[0] + kLanes * v, scale[v]);
+        Store(block->offset[0] + kLanes * v, kMin ? offset[v] : scale[v] * Splat(-offset_codes));
       }
     } else {
       if (index++ % 8 == 0) {
-        d = LoadF16(reinterpret_cast<const uint16_t*>(p));
-        p += 32;
-        if constexpr (kMin) {
-          dmin = LoadF16(reinterpret_cast<const uint16_t*>(p));
-          p += 32;
-        }
+        NextF16(d);
+        if constexpr (kMin) NextF16(dmin);
       }
-      for (int g = 0; g < kGroups; ++g) {
-        if constexpr (kMin) {
-          Store(block->scale[g], d * FromU8(p));
-          Store(block->offset[g], VecF{} - dmin * FromU8(p + 16));
-          p += 32;
-        } else {
-          const VecF scale = d * FromS8(p);
-          Store(block->scale[g], scale);
-          Store(block->offset[g], scale * Splat(-offset_codes));
-          p += 16;
+      for (int g = 0; g < kGroups; ++g, p += kMin ? 32 : 16)
+        for (int v = 0; v < kGroupVecs; ++v) {
+          const uint8_t* codes = p + kLanes * v;
+          const VecF scale = d[v] * (kMin ? FromU8(codes) : FromS8(codes));
+          const VecF offset =
+              kMin ? VecF{} - dmin[v] * FromU8(codes + 16) : scale * Splat(-offset_codes);
+          Store(block->scale[g] + kLanes * v, scale);
+          Store(block->offset[g] + kLanes * v, offset);
         }
-      }
     }
     p = UnpackCodes<kBits>(p, block->codes);
   }
 };
 
-template <int kRows, int kGroups>
+template <int kBits, int kRows, int kGroups>
 inline void MicroQuant(const Block* blocks, int count, const int8_t* codes, int64_t code_stride,
                        const float* scales, int64_t scale_stride, const float* sums,
                        int64_t sum_stride, float* acc) {
-  VecF total[kRows];
-  for (int r = 0; r < kRows; ++r) total[r] = Load<VecF>(acc + 16 * r);
+  VecF total[kRows][kGroupVecs];
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kGroupVecs; ++v) total[r][v] = Load<VecF>(acc + 16 * r + kLanes * v);
   for (int b = 0; b < count; ++b) {
     const Block& block = blocks[b];
     for (int g = 0; g < kGroups; ++g) {
       constexpr int kSteps = 8 / kGroups;
-      VecI dot[kRows];
-      for (int r = 0; r < kRows; ++r) dot[r] = VecI{};
+      VecI dot[kRows][kGroupVecs] = {};
       for (int s = 0; s < kSteps; ++s) {
         const int step = g * kSteps + s;
         for (int r = 0; r < kRows; ++r) {
           int32_t quad;
           memcpy(&quad, codes + r * code_stride + b * 32 + step * 4, 4);
-          dot[r] = DotU8S8(dot[r], block.codes + 64 * step, quad);
+          for (int v = 0; v < kGroupVecs; ++v)
+            dot[r][v] = DotU8S8<kBits>(dot[r][v], block.codes + 64 * step + 4 * kLanes * v, quad);
         }
       }
-      const VecF scale = Load<VecF>(block.scale[g]), offset = Load<VecF>(block.offset[g]);
-      for (int r = 0; r < kRows; ++r) {
-        const float* sum = sums + r * sum_stride + 2 * b;
-        const float x_sum = kGroups == 2 ? sum[g] : sum[0] + sum[1];
-        total[r] = Fma(ToFloat(dot[r]), scale * Splat(scales[r * scale_stride + b]), total[r]);
-        total[r] = Fma(offset, Splat(x_sum), total[r]);
+      for (int v = 0; v < kGroupVecs; ++v) {
+        const VecF scale = Load<VecF>(block.scale[g] + kLanes * v);
+        const VecF offset = Load<VecF>(block.offset[g] + kLanes * v);
+        for (int r = 0; r < kRows; ++r) {
+          const float* sum = sums + r * sum_stride + 2 * b;
+          const float x_sum = kGroups == 2 ? sum[g] : sum[0] + sum[1];
+          const VecF x_scale = Splat(scales[r * scale_stride + b]);
+          total[r][v] = Fma(ToFloat(dot[r][v]), scale * x_scale, total[r][v]);
+          total[r][v] = Fma(offset, Splat(x_sum), total[r][v]);
+        }
       }
     }
   }
-  for (int r = 0; r < kRows; ++r) Store(acc + 16 * r, total[r]);
+  for (int r = 0; r < kRows; ++r)
+    for (int v = 0; v < kGroupVecs; ++v) Store(acc + 16 * r + kLanes * v, total[r][v]);
 }
 
 template <int kCount>
@@ -156,8 +154,8 @@ template <int kBits, int kGroups, bool kSuper, bool kMin>
 void GemmQuant(const QuantGemmArgs& a) {
   constexpr int kChunk = 16;
   Block* blocks = static_cast<Block*>(a.scratch);
-  PanelReader<kBits, kGroups, kSuper, kMin> reader{a.panel, static_cast<float>(a.format.offset), 0,
-                                                   VecF{}, VecF{}};
+  PanelReader<kBits, kGroups, kSuper, kMin> reader{
+      a.panel, static_cast<float>(a.format.offset), 0, {}, {}};
   const int64_t cols = a.cols, blocks_per_row = cols / 32;
   memset(a.acc, 0, sizeof(float) * 16 * static_cast<size_t>(a.row_count));
   for (int64_t b = 0; b < blocks_per_row; b += kChunk) {
@@ -167,14 +165,15 @@ void GemmQuant(const QuantGemmArgs& a) {
     const auto run = [&](auto rows) {
       constexpr int kRows = decltype(rows)::value;
       const int64_t row = a.row_begin + r;
-      MicroQuant<kRows, kGroups>(blocks, count, a.x->codes + row * cols + b * 32, cols,
-                                 a.x->scales + row * blocks_per_row + b, blocks_per_row,
-                                 a.x->sums + row * 2 * blocks_per_row + 2 * b, 2 * blocks_per_row,
-                                 a.acc + 16 * r);
+      MicroQuant<kBits, kRows, kGroups>(blocks, count, a.x->codes + row * cols + b * 32, cols,
+                                        a.x->scales + row * blocks_per_row + b, blocks_per_row,
+                                        a.x->sums + row * 2 * blocks_per_row + 2 * b,
+                                        2 * blocks_per_row, a.acc + 16 * r);
       r += kRows;
     };
-    while (a.row_count - r >= 8) run(Rows<8>{});
-    if (a.row_count - r >= 4) run(Rows<4>{});
+    if constexpr (kLanes == 16)  // 8 rows of 16 sums are more than 16 smaller registers hold
+      while (a.row_count - r >= 8) run(Rows<8>{});
+    while (a.row_count - r >= 4) run(Rows<4>{});
     if (a.row_count - r >= 2) run(Rows<2>{});
     if (a.row_count - r >= 1) run(Rows<1>{});
   }
@@ -182,8 +181,8 @@ void GemmQuant(const QuantGemmArgs& a) {
 
 template <int kBits, int kGroups, bool kSuper, bool kMin>
 void UnpackRow(const QuantFormat& format, const uint8_t* panel, int cols, int row, float* out) {
-  PanelReader<kBits, kGroups, kSuper, kMin> reader{panel, static_cast<float>(format.offset), 0,
-                                                   VecF{}, VecF{}};
+  PanelReader<kBits, kGroups, kSuper, kMin> reader{
+      panel, static_cast<float>(format.offset), 0, {}, {}};
   Block block;
   for (int b = 0; b < cols / 32; ++b) {
     reader.Next(&block);
@@ -237,22 +236,27 @@ void UnpackQuantAny(const QuantFormat& format, const uint8_t* panel, int cols, i
 }
 
 void QuantizeRow(const float* x, int cols, int8_t* codes, float* scales, float* sums) {
-  for (int b = 0; b < cols / 32; ++b) {
-    const VecF lo = Load<VecF>(x + 32 * b), hi = Load<VecF>(x + 32 * b + 16);
-    const float largest = ReduceMax(Max(Max(lo, VecF{} - lo), Max(hi, VecF{} - hi)));
+  for (int b = 0; b < cols / 32; ++b, x += 32, codes += 32) {
+    VecF most{};
+    for (int i = 0; i < 32; i += kLanes) {
+      const VecF v = Load<VecF>(x + i);
+      most = Max(most, Max(v, VecF{} - v));
+    }
+    const float largest = ReduceMax(most);
     const float scale = largest / 127.0f;
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     scales[b] = scale;
-    for (int half = 0; half < 2; ++half) {
-      const VecF magic = Splat(12582912.0f);
-      const VecI q = AsInt((half ? hi : lo) * Splat(inverse) + magic) - AsInt(magic);
-      int32_t total = 0;
-      for (int i = 0; i < 16; ++i) {
-        codes[32 * b + 16 * half + i] = static_cast<int8_t>(q[i]);
-        total += q[i];
+    int32_t total[2] = {};
+    for (int i = 0; i < 32; i += kLanes) {
+      const VecF magic = Splat(12582912.0f);  // as in Exp2
+      const VecI q = AsInt(Load<VecF>(x + i) * Splat(inverse) + magic) - AsInt(magic);
+      for (int j = 0; j < kLanes; ++j) {
+        codes[i + j] = static_cast<int8_t>(q[j]);
+        total[(i + j) / 16] += q[j];
       }
-      sums[2 * b + half] = scale * static_cast<float>(total);
     }
+    for (int half = 0; half < 2; ++half)
+      sums[2 * b + half] = scale * static_cast<float>(total[half]);
   }
 }
 
@@ -260,63 +264,48 @@ void QuantizeRow(const float* x, int cols, int8_t* codes, float* scales, float* 
 // ----------------------------------------------------------------------------------------------------------------------
 
 template <int kRows>
-inline void MicroBf16(const int32_t* panel, int pairs, const uint16_t* x, int64_t stride,
-                      float* acc) {
-  VecF total[kRows][4];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 4; ++v) total[r][v] = VecF{};
-  for (int p = 0; p < pairs; ++p) {
-    VecI w[4];
-    for (int v = 0; v < 4; ++v) w[v] = Load<VecI>(panel + 64 * p + 16 * v);
-    for (int r = 0; r < kRows; ++r) {
-      int32_t pair;
-      memcpy(&pair, x + r * stride + 2 * p, 4);
-      for (int v = 0; v < 4; ++v) total[r][v] = DotBf16(total[r][v], pair, w[v]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 4; ++v) Store(acc + 64 * r + 16 * v, total[r][v]);
+inline void RowsBf16(const DenseGemmArgs& a, int row) {
+  PairProduct<kRows>(static_cast<const uint16_t*>(a.x) + row * a.x_stride, a.x_stride,
+                     static_cast<const int32_t*>(a.panel), 64, a.cols / 2, 64, false,
+                     a.acc + 64 * row, 64);
 }
 
 void GemmBf16(const DenseGemmArgs& a) {
-  const int32_t* panel = static_cast<const int32_t*>(a.panel);
-  const uint16_t* x = static_cast<const uint16_t*>(a.x);
   int r = 0;
-  for (; a.row_count - r >= 6; r += 6)
-    MicroBf16<6>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 2; r += 2)
-    MicroBf16<2>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 1; r += 1)
-    MicroBf16<1>(panel, a.cols / 2, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= kTileRows; r += kTileRows) RowsBf16<kTileRows>(a, r);
+  for (; a.row_count - r >= 2; r += 2) RowsBf16<2>(a, r);
+  for (; a.row_count - r >= 1; r += 1) RowsBf16<1>(a, r);
 }
 
 inline VecF LoadWeight(const float* p) { return Load<VecF>(p); }
 inline VecF LoadWeight(const uint16_t* p) { return LoadF16(p); }
 
 template <int kRows, typename W>
-inline void MicroFloat(const W* panel, int cols, const float* x, int64_t stride, float* acc) {
-  VecF total[kRows][4];
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 4; ++v) total[r][v] = VecF{};
-  for (int k = 0; k < cols; ++k) {
-    VecF w[4];
-    for (int v = 0; v < 4; ++v) w[v] = LoadWeight(panel + 64 * static_cast<int64_t>(k) + 16 * v);
+inline void RowsFloat(const DenseGemmArgs& a, int row) {
+  constexpr int kVecs = kTileVecs<kRows>;
+  const W* panel = static_cast<const W*>(a.panel);
+  const float* x = static_cast<const float*>(a.x) + row * a.x_stride;
+  for (int i = 0; i < 64; i += kVecs * kLanes) {
+    VecF total[kRows][kVecs] = {};
+    for (int k = 0; k < a.cols; ++k) {
+      VecF w[kVecs];
+      for (int v = 0; v < kVecs; ++v)
+        w[v] = LoadWeight(panel + 64 * static_cast<int64_t>(k) + i + kLanes * v);
+      for (int r = 0; r < kRows; ++r)
+        for (int v = 0; v < kVecs; ++v)
+          total[r][v] = Fma(Splat(x[r * a.x_stride + k]), w[v], total[r][v]);
+    }
     for (int r = 0; r < kRows; ++r)
-      for (int v = 0; v < 4; ++v) total[r][v] = Fma(Splat(x[r * stride + k]), w[v], total[r][v]);
+      for (int v = 0; v < kVecs; ++v) Store(a.acc + 64 * (row + r) + i + kLanes * v, total[r][v]);
   }
-  for (int r = 0; r < kRows; ++r)
-    for (int v = 0; v < 4; ++v) Store(acc + 64 * r + 16 * v, total[r][v]);
 }
 
 template <typename W>
 void GemmFloat(const DenseGemmArgs& a) {
-  const W* panel = static_cast<const W*>(a.panel);
-  const float* x = static_cast<const float*>(a.x);
   int r = 0;
-  for (; a.row_count - r >= 4; r += 4)
-    MicroFloat<4>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
-  for (; a.row_count - r >= 1; r += 1)
-    MicroFloat<1>(panel, a.cols, x + r * a.x_stride, a.x_stride, a.acc + 64 * r);
+  for (; a.row_count - r >= kTileRows; r += kTileRows) RowsFloat<kTileRows, W>(a, r);
+  for (; a.row_count - r >= 2; r += 2) RowsFloat<2, W>(a, r);
+  for (; a.row_count - r >= 1; r += 1) RowsFloat<1, W>(a, r);
 }
 
 void ToBf16Row(const float* x, int cols, uint16_t* out) {

@@ -1,9 +1,9 @@
-// Sixteen-lane vectors for the CPU kernels, on the compiler's vector extension, so that one source
-// serves AVX-512, AVX2 and NEON; the products that an instruction set has special instructions for
-// (bfloat16 pairs, 8-bit quads) are the only intrinsics. Included only by kernel files that are
-// compiled once an instruction set (isa.h): everything here is static, because an inline function
-// shared between instruction sets could be linked in the wrong version. For the same reason those
-// files use no std templates.
+// Vectors of one register for the CPU kernels, on the compiler's vector extension, so that one
+// source serves AVX-512, AVX2 and NEON; intrinsics are for what the extension does not express or
+// compiles badly (wider vectors than the registers are among that: they go through the stack).
+// Included only by kernel files that are compiled once an instruction set (isa.h): everything here
+// is static, because an inline function shared between instruction sets could be linked in the
+// wrong version. For the same reason those files use no std templates.
 #pragma once
 
 #include <stdint.h>
@@ -16,10 +16,18 @@
 namespace lserve {
 namespace {
 
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
-typedef float VecF __attribute__((vector_size(64)));
-typedef int32_t VecI __attribute__((vector_size(64)));
-typedef uint32_t VecU __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float VecF __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
+// The memory layouts are in groups of 16 (packed_weight.h, kv_codec.h): registers a group.
+constexpr int kGroupVecs = 16 / kLanes;
 
 template <typename V>
 inline V Load(const void* p) {
@@ -31,23 +39,55 @@ template <typename V>
 inline void Store(void* p, V v) {
   memcpy(p, &v, sizeof(V));
 }
-inline VecF Splat(float x) { return VecF{} + x; }
+// Not VecF{} + x, which is an addition where x may be -0.
+inline VecF Splat(float x) {
+#if defined(__AVX512F__)
+  return (VecF)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (VecF)_mm256_set1_ps(x);
+#else
+  return VecF{x, x, x, x};
+#endif
+}
 inline VecI SplatI(int32_t x) { return VecI{} + x; }
-inline VecI Lanes() { return VecI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+inline VecI Lanes() {
+  VecI lanes{};
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i;
+  return lanes;
+}
 inline VecF ToFloat(VecI x) { return __builtin_convertvector(x, VecF); }
 inline VecF AsFloat(VecI x) { return reinterpret_cast<VecF>(x); }
 inline VecI AsInt(VecF x) { return reinterpret_cast<VecI>(x); }
+
 // mask lanes are 0 or -1, as comparisons give them.
 inline VecF Pick(VecI mask, VecF yes, VecF no) {
+#if defined(__AVX512F__)
   return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no)));
+#elif defined(__AVX2__)
+  return (VecF)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
+#else
+  return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no)));
+#endif
 }
-inline VecF Max(VecF a, VecF b) { return Pick(a > b, a, b); }
+
+// a where it is greater, else b.
+inline VecF Max(VecF a, VecF b) {
+#if defined(__AVX512F__)
+  return (VecF)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (VecF)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+  return Pick(a > b, a, b);
+#endif
+}
 
 // a * b + c with one rounding where the machine has it; the same expression everywhere, so that a
 // row's result does not depend on which kernel variant made it.
 inline VecF Fma(VecF a, VecF b, VecF c) {
 #if defined(__AVX512F__)
   return (VecF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (VecF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
 #endif
@@ -56,6 +96,10 @@ inline VecF Fma(VecF a, VecF b, VecF c) {
 inline float ReduceMax(VecF v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+  __m128 x = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
 #else
   float best = v[0];
   for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
@@ -65,24 +109,25 @@ inline float ReduceMax(VecF v) {
 
 // Fixed order: halves are added together until one is left.
 inline float ReduceAdd(VecF v) {
-  float lane[16];
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+#else
+  float lane[kLanes];
   Store(lane, v);
-  for (int half = 8; half > 0; half /= 2)
+  for (int half = kLanes / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
   return lane[0];
+#endif
 }
 
-// 16 half floats -> float.
+// kLanes half floats -> float.
 inline VecF LoadF16(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (VecF)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__)
-  VecF out;
-  const __m256 low = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  const __m256 high = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + 1));
-  memcpy(&out, &low, 32);
-  memcpy(reinterpret_cast<char*>(&out) + 32, &high, 32);
-  return out;
+  return (VecF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   // Exponent and mantissa moved into place and scaled by 2^112: exact for normal and subnormal
   // halves; infinities and NaN do not occur in scales.
@@ -98,11 +143,37 @@ inline VecF LoadF16(const uint16_t* p) {
 #endif
 }
 
+// kLanes unsigned bytes or words -> integers.
+inline VecI LoadU8(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (VecI)_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (VecI)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  VecI out;
+  for (int i = 0; i < kLanes; ++i) out[i] = p[i];
+  return out;
+#endif
+}
+inline VecI LoadU16(const void* p) {
+#if defined(__AVX512F__)
+  return (VecI)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  return (VecI)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  uint16_t words[kLanes];
+  memcpy(words, p, sizeof(words));
+  VecI out;
+  for (int i = 0; i < kLanes; ++i) out[i] = words[i];
+  return out;
+#endif
+}
+
 // The low and the high bfloat16 of each 32-bit lane.
 inline VecF LowBf16(VecI pairs) { return AsFloat(pairs << 16); }
 inline VecF HighBf16(VecI pairs) { return AsFloat(pairs & static_cast<int32_t>(0xffff0000)); }
 
-// 16 floats -> bfloat16 bits in the low half of each lane, to nearest even.
+// Floats -> bfloat16 bits in the low half of each lane, to nearest even.
 inline VecI RoundBf16(VecF v) {
   const VecI bits = AsInt(v);
   return reinterpret_cast<VecI>(reinterpret_cast<VecU>(bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -112,58 +183,38 @@ inline void StoreBf16(uint16_t* p, VecF v) {
 #if defined(__AVX512BF16__)
   const __m256bh out = _mm512_cvtneps_pbh((__m512)v);
   memcpy(p, &out, 32);
+#elif defined(__AVX2__)
+  const __m256i bits = (__m256i)RoundBf16(v);
+  const __m256i words = _mm256_packus_epi32(bits, bits);  // within each half
+  Store(p, _mm256_castsi256_si128(_mm256_permute4x64_epi64(words, 0x08)));
 #else
   const VecI bits = RoundBf16(v);
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(bits[i]);
 #endif
 }
-inline VecF LoadBf16(const uint16_t* p) {
-#if defined(__AVX512F__)
-  return AsFloat(
-      (VecI)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))) << 16);
-#else
-  VecI bits;
-  for (int i = 0; i < kLanes; ++i)
-    bits[i] = static_cast<int32_t>(static_cast<uint32_t>(p[i]) << 16);
-  return AsFloat(bits);
-#endif
-}
+inline VecF LoadBf16(const uint16_t* p) { return AsFloat(LoadU16(p) << 16); }
 
-// acc + a.low * b.low + a.high * b.high over pairs of bfloat16; `a` is one pair for all lanes.
-inline VecF DotBf16(VecF acc, int32_t a, VecI b) {
-#if defined(__AVX512BF16__)
-  // Not _mm512_set1_epi32: clang 16 crashes on it here; the code is the same.
-  const __m512bh pair = (__m512bh)_mm512_broadcastd_epi32(_mm_cvtsi32_si128(a));
-  return (VecF)_mm512_dpbf16_ps((__m512)acc, pair, (__m512bh)b);
-#else
-  const VecI pair = SplatI(a);
-  return Fma(HighBf16(pair), HighBf16(b), Fma(LowBf16(pair), LowBf16(b), acc));
-#endif
-}
-
-// acc + sum of four products: unsigned bytes `codes` (64) times one quad of signed bytes for all
-// lanes.
+// acc + sum of four products: unsigned bytes `codes` (4 * kLanes) below 2^kBits times one quad of
+// signed bytes for all lanes.
+template <int kBits>
 inline VecI DotU8S8(VecI acc, const uint8_t* codes, int32_t quad) {
 #if defined(__AVX512VNNI__)
   return (VecI)_mm512_dpbusd_epi32((__m512i)acc, _mm512_loadu_si512(codes),
                                    _mm512_set1_epi32(quad));
 #elif defined(__AVX2__)
-  // Even and odd bytes apart: products of one byte with one byte fit 16 bits, so nothing saturates.
-  const __m256i even_mask = _mm256_set1_epi16(0x00ff);
+  const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
   const __m256i q = _mm256_set1_epi32(quad);
-  const __m256i q_even = _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8),
-                q_odd = _mm256_srai_epi16(q, 8);
-  VecI out = acc;
-  for (int half = 0; half < 2; ++half) {
-    const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * half));
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(c, even_mask), q_even);
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(c, 8), q_odd);
-    __m256i sum;
-    memcpy(&sum, reinterpret_cast<char*>(&out) + 32 * half, 32);
-    sum = _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
-    memcpy(reinterpret_cast<char*>(&out) + 32 * half, &sum, 32);
+  if constexpr (kBits < 8) {  // two products below 2^15 together: no saturation
+    const __m256i words = _mm256_maddubs_epi16(c, q);
+    return acc + (VecI)_mm256_madd_epi16(words, _mm256_set1_epi16(1));
+  } else {
+    // Even and odd bytes apart: products of one byte with one byte fit 16 bits.
+    const __m256i q_even = _mm256_srai_epi16(_mm256_slli_epi16(q, 8), 8);
+    const __m256i q_odd = _mm256_srai_epi16(q, 8);
+    const __m256i even = _mm256_and_si256(c, _mm256_set1_epi16(0x00ff));
+    const __m256i odd = _mm256_srli_epi16(c, 8);
+    return acc + (VecI)_mm256_madd_epi16(even, q_even) + (VecI)_mm256_madd_epi16(odd, q_odd);
   }
-  return out;
 #else
   int8_t q[4];
   memcpy(q, &quad, 4);

@@ -9,6 +9,7 @@
 namespace lserve {
 namespace {
 
+// No bytes may come with a null pointer, which memcpy is not allowed to get.
 class Host : public Memory {
  public:
   bool host() const override { return true; }
@@ -17,13 +18,13 @@ class Host : public Memory {
   std::byte* Allocate(size_t bytes) override { return MapMemory(bytes); }
   void Free(std::byte* data, size_t bytes) override { UnmapMemory(data, bytes); }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
   }
   void CopyOut(void* to, const std::byte* from, size_t bytes) override {
-    std::memcpy(to, from, bytes);
+    if (bytes > 0) std::memcpy(to, from, bytes);
   }
   void Fill(std::byte* to, std::byte value, size_t bytes) override {
-    std::memset(to, static_cast<int>(value), bytes);
+    if (bytes > 0) std::memset(to, static_cast<int>(value), bytes);
   }
 };
 

@@ -48,7 +48,8 @@ Status RunLaboratory(const std::vector<std::string>& given) {
 }  // namespace
 
 Command AddEval(CLI::App* app) {
-  app->prefix_command();  // everything after it is the laboratory's, --help too
+  // Everything after it is the laboratory's, --help too: nothing falls through to the program.
+  app->prefix_command()->fallthrough(false);
   app->set_help_flag();
   return [app] { return Fail(RunLaboratory(app->remaining())); };
 }

@@ -1,6 +1,9 @@
+#include <fmt/format.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <utility>
 #include <vector>
 
@@ -32,6 +35,15 @@ int main(int argc, char** argv) {
   add("inspect", "Show a model's architecture, head split and memory", lserve::AddInspect);
   add("eval", "Long-context tasks, and paired comparisons of attention settings", lserve::AddEval);
   add("calibrate", "Measure which heads of a model need the whole context", lserve::AddCalibrate);
+  // CLI11 would only say that a command is missing.
+  if (argc > 1 && argv[1][0] != '-' &&
+      std::none_of(commands.begin(), commands.end(),
+                   [&](const auto& c) { return c.first->get_name() == argv[1]; })) {
+    fmt::print(stderr, "lserve: no command \"{}\"; there are:", argv[1]);
+    for (const auto& [command, run] : commands) fmt::print(stderr, " {}", command->get_name());
+    fmt::print(stderr, "\n");
+    return 2;
+  }
   CLI11_PARSE(app, argc, argv);
   for (const auto& [command, run] : commands)
     if (command->parsed()) return run();

@@ -61,9 +61,7 @@ inline VecI AsInt(VecF x) { return reinterpret_cast<VecI>(x); }
 
 // mask lanes are 0 or -1, as comparisons give them.
 inline VecF Pick(VecI mask, VecF yes, VecF no) {
-#if defined(__AVX512F__)
-  return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no)));
-#elif defined(__AVX2__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
   return (VecF)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
 #else
   return AsFloat((mask & AsInt(yes)) | (~mask & AsInt(no)));
@@ -86,7 +84,7 @@ inline VecF Max(VecF a, VecF b) {
 inline VecF Fma(VecF a, VecF b, VecF c) {
 #if defined(__AVX512F__)
   return (VecF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__FMA__)
+#elif defined(__AVX2__) && defined(__FMA__)
   return (VecF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
   return a * b + c;
@@ -126,7 +124,7 @@ inline float ReduceAdd(VecF v) {
 inline VecF LoadF16(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (VecF)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-#elif defined(__F16C__)
+#elif defined(__AVX2__) && defined(__F16C__)
   return (VecF)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 #else
   // Exponent and mantissa moved into place and scaled by 2^112: exact for normal and subnormal

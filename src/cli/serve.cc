@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <spdlog/spdlog.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <condition_variable>
 #include <csignal>
@@ -83,8 +84,21 @@ Status GatherKeys(const Flags& flags, std::vector<std::string>* keys) {
   return Ok();
 }
 
+// A connection is an open file, of which many systems allow 1024 until a program asks for more.
+void AllowConnections(int connections) {
+  constexpr rlim_t kOthers = 64;  // model, log, libraries, prefix cache
+  rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+  if (limit.rlim_max < static_cast<rlim_t>(connections) + kOthers)
+    spdlog::warn("--limit-connections {}: the system allows {} open files (ulimit -Hn)",
+                 connections, limit.rlim_max);
+}
+
 int RunServe(Flags* flags) {
   ServerOptions& options = flags->server;
+  AllowConnections(options.connections);
   options.log_requests = !flags->quiet;
   if (Status s = GatherKeys(*flags, &options.api_keys); !s.ok()) return Fail(s);
   if (!flags->chat_template_file.empty()) {
@@ -188,7 +202,8 @@ void AddLimits(CLI::App* app, ServerOptions* o) {
   add("--limit-body-bytes", &o->body_bytes, "bytes of a body");
   add("--limit-header-bytes", &o->header_bytes, "bytes of the headers");
   add("--limit-header-count", &o->header_count, "headers");
-  add("--limit-connections", &o->connections, "connections at once");
+  add("--limit-connections", &o->connections,
+      "connections at once; one more closes the longest idle");
   add("--limit-queue-tokens", &o->queue_tokens, "prompt tokens that may wait");
   add("--limit-template-steps", &o->template_limits.steps, "steps of rendering a chat template");
   add("--limit-template-bytes", &o->template_limits.output_bytes, "bytes of a rendered template");

@@ -44,6 +44,7 @@ void Listener::Accept() {
 void Listener::OnAccept(error_code ec, tcp::socket socket) {
   if (!acceptor_.is_open()) return;
   if (ec) {  // e.g. no file descriptor is left: wait until connections have ended
+    host_->CloseLongestWaiting();
     pause_.expires_after(std::chrono::milliseconds(50));
     pause_.async_wait([me = shared_from_this()](error_code) {
       if (me->acceptor_.is_open()) me->Accept();
@@ -66,7 +67,8 @@ void Listener::Start(Stream stream) {
   const int open = host_->count();
   if (open >= limit + kRejections) return;
   auto session = std::make_shared<Session<Stream>>(std::move(stream), host_);
-  if (open < limit) {
+  // Whoever opens connections and sends nothing does not keep others out.
+  if (open < limit || host_->CloseLongestWaiting()) {
     session->Start();
   } else {
     session->StartRejecting({503,

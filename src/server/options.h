@@ -59,7 +59,9 @@ struct ServerOptions {
   size_t header_bytes = 16 << 10;  // request line and headers
   size_t header_count = 100;
   size_t body_bytes = 32 << 20;
-  int connections = 512;             // at once; more are told 503 and closed
+  // At once. One more takes the place of the one that has waited for its client for longest; where
+  // all are being answered it is told 503.
+  int connections = 512;
   int64_t queue_tokens = 8'000'000;  // prompt tokens of requests that have not begun to answer
   size_t stream_buffer =
       1 << 20;  // bytes that wait for a client that does not read, then its request is aborted

@@ -57,6 +57,7 @@ void SessionHost::Add(Connection* connection, std::weak_ptr<Connection> self) {
 
 void SessionHost::Remove(Connection* connection) {
   std::lock_guard lock(mutex_);
+  Forget(connection);
   connections_.erase(connection);
   count_ = static_cast<int>(connections_.size());
   if (connections_.empty()) empty_.notify_all();
@@ -76,6 +77,37 @@ std::vector<std::shared_ptr<Connection>> SessionHost::All() {
   return all;
 }
 
+void SessionHost::Forget(Connection* connection) {
+  waiting_.erase(connection->waits_);
+  connection->waits_ = 0;
+}
+
+void SessionHost::Waits(Connection* connection) {
+  std::lock_guard lock(mutex_);
+  Forget(connection);
+  waiting_.emplace(connection->waits_ = ++last_wait_, connection);
+}
+
+void SessionHost::WaitsNoLonger(Connection* connection) {
+  std::lock_guard lock(mutex_);
+  Forget(connection);
+}
+
+bool SessionHost::CloseLongestWaiting() {
+  std::shared_ptr<Connection> longest;
+  {
+    std::lock_guard lock(mutex_);
+    while (!waiting_.empty() && !longest) {
+      Connection* const first = waiting_.begin()->second;
+      Forget(first);  // not a second time
+      longest = connections_[first].lock();
+    }
+  }
+  if (!longest) return false;
+  longest->Close();
+  return true;
+}
+
 template <typename Stream>
 Session<Stream>::Session(Stream stream, SessionHost* host)
     : stream_(std::move(stream)),
@@ -93,6 +125,7 @@ Session<Stream>::~Session() {
 template <typename Stream>
 void Session<Stream>::Start() {
   host_->Add(this, self());
+  host_->Waits(this);
   Begin([this] {
     SetDeadline(options_.idle_time);
     WaitForData();
@@ -178,7 +211,7 @@ void Session<Stream>::ReadRequest() {
   parser_->header_limit(static_cast<std::uint32_t>(options_.header_bytes));
   parser_->body_limit(options_.body_bytes);
   head_only_ = keep_alive_ = chunked_ = started_ = http10_ = false;
-  SetDeadline(options_.header_time);
+  SetDeadline(options_.header_time);  // it has been waiting since it was idle
   reading_ = true;
   http::async_read_header(stream_, buffer_, *parser_,
                           [me = self()](error_code ec, size_t) { me->OnHeader(ec); });
@@ -217,6 +250,7 @@ void Session<Stream>::OnBody(error_code ec) {
   HttpRequest request = MakeRequest(parser_->release());
   parser_.reset();
   state_ = State::kBusy;
+  host_->WaitsNoLonger(this);
   SetDeadline(options_.request_time);
   std::shared_ptr<Exchange> exchange = host_->handler(std::move(request), self());
   if (state_ == State::kBusy) exchange_ = std::move(exchange);
@@ -247,6 +281,7 @@ template <typename Stream>
 void Session<Stream>::Fail(const ApiError& error) {
   if (state_ == State::kClosed) return;
   state_ = State::kBusy;
+  host_->WaitsNoLonger(this);
   keep_alive_ = false;
   HttpResponse response{error.status, error.ToJson()};
   if (error.status == 503) {
@@ -268,6 +303,7 @@ void Session<Stream>::NextRequest() {
   exchange_.reset();
   if (!keep_alive_ || host_->draining) return Linger();
   state_ = State::kIdle;
+  host_->Waits(this);
   SetDeadline(options_.idle_time);
   if (!watching_) {
     if (buffer_.size() > 0) {

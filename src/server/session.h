@@ -12,6 +12,7 @@
 #include <boost/beast/http/string_body.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -33,6 +34,10 @@ class Connection {
   virtual ~Connection() = default;
   virtual void Close() = 0;  // at once
   virtual void CloseIfIdle() = 0;
+
+ private:
+  friend class SessionHost;
+  uint64_t waits_ = 0;  // its place among those that wait for their clients; 0: it does not
 };
 
 // What sessions share: options, handler, and the set of those alive. Any thread; outlives every
@@ -46,6 +51,12 @@ class SessionHost {
   void Remove(Connection* connection);
   int count() const { return count_; }
   std::vector<std::shared_ptr<Connection>> All();
+  // It waits for its client to send a whole request, from now on; or no longer does.
+  void Waits(Connection* connection);
+  void WaitsNoLonger(Connection* connection);
+  // Makes room for another: closes the one that has waited for its client for longest. False: none
+  // waits, every one is being answered.
+  bool CloseLongestWaiting();
   // False: there were connections left at `deadline`.
   bool WaitUntilEmpty(std::chrono::steady_clock::time_point deadline);
 
@@ -54,9 +65,13 @@ class SessionHost {
   std::atomic<bool> draining{false};  // answers say "Connection: close"
 
  private:
+  void Forget(Connection* connection);  // of those that wait
+
   std::mutex mutex_;
   std::condition_variable empty_;
   std::map<Connection*, std::weak_ptr<Connection>> connections_;
+  std::map<uint64_t, Connection*> waiting_;  // the longest waiting first
+  uint64_t last_wait_ = 0;
   std::atomic<int> count_{0};
 };
 

@@ -2,7 +2,11 @@
 // waits for what it expects.
 #include <gtest/gtest.h>
 
+#include <future>
+#include <memory>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "tests/server/test_client.h"
 
@@ -16,6 +20,7 @@ std::string Deep(int depth) {
          std::string(static_cast<size_t>(depth), ']');
 }
 
+// Headers without bound: CVE-2025-48956 (vLLM).
 TEST(Limits, HeaderBytes) {
   TestServer s;
   const TestResponse r = s.Get("/health", "X-Big: " + std::string(20000, 'x') + "\r\n");
@@ -46,6 +51,7 @@ TEST(Limits, BodyBytes) {
   EXPECT_EQ(s.Post(kChat, ChatBody("small")).status, 200);
 }
 
+// llama.cpp PR #27434: nesting of 3000 ended the process.
 TEST(Limits, Json) {
   ServerOptions options;
   options.request.json = {64, 10, 100};
@@ -65,6 +71,8 @@ TEST(Limits, Json) {
             std::string::npos);
 }
 
+// Answers without bound: CVE-2026-34756 (n, vLLM); of prompt_logprobs local-inference-lab/vllm#264
+// took 62 GiB.
 TEST(Limits, Requests) {
   ServerOptions options;
   options.request.n = 2;
@@ -97,6 +105,7 @@ TEST(Limits, Requests) {
             "messages");
 }
 
+// A template that goes on for ever: CVE-2025-62426 (vLLM).
 TEST(Limits, Template) {
   ServerOptions options;
   options.template_limits.steps = 100;
@@ -141,13 +150,66 @@ TEST(Limits, Connections) {
   ServerOptions options;
   options.connections = 1;
   TestServer s(options);
+  s.engine.Pause(true);
   TestClient first(s.port());
-  EXPECT_EQ(first.Get("/health").status, 200);
+  first.Send(RequestText("POST", kChat, Dump(ChatBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
   TestClient second(s.port());
   const TestResponse r = second.Read();
   EXPECT_EQ(r.status, 503);
   EXPECT_EQ(r.json()["error"]["code"], "too_many_connections");
-  EXPECT_EQ(first.Get("/health").status, 200);
+  s.engine.Pause(false);
+  EXPECT_EQ(first.Read().status, 200);
+  TestClient third(s.port());
+  EXPECT_EQ(third.Get("/health").status, 200) << "it takes the place of one that is idle";
+  EXPECT_TRUE(first.WaitForClose());
+}
+
+// Many times more connections than the limit, none of which sends a whole request: whoever does is
+// answered, the others are closed when room is needed, the longest waiting first.
+TEST(Limits, IdleConnectionsKeepNobodyOut) {
+  ServerOptions options;
+  options.connections = 20;
+  TestServer s(options);
+  s.engine.Pause(true);
+  TestClient busy(s.port());
+  busy.Send(RequestText("POST", kChat, Dump(ChatBody("x"))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  const std::string whole = RequestText("POST", kCompletions, Dump(PromptBody("x")));
+  std::vector<std::unique_ptr<TestClient>> waiting;
+  for (size_t i = 0; i < 300; ++i) {
+    waiting.push_back(std::make_unique<TestClient>(s.port()));
+    // Nothing; a part of the headers; a part of the body.
+    const size_t parts[] = {0, 25, whole.size() - 5};
+    waiting.back()->Send(std::string_view(whole).substr(0, parts[i % 3]));
+    if (i % 50 != 49) continue;
+    TestClient real(s.port());
+    EXPECT_EQ(real.Get("/health").status, 200) << i;
+    EXPECT_EQ(real.Get("/metrics").status, 200);
+  }
+  EXPECT_TRUE(waiting.front()->WaitForClose());
+  s.engine.Pause(false);
+  EXPECT_EQ(busy.Read().status, 200) << "one that is being answered is never closed for others";
+  EXPECT_EQ(s.Post(kChat, ChatBody("x")).status, 200);
+}
+
+// A client that closes its sending half has left, as far as anybody can tell: its place is free.
+TEST(Connection, HalfClosedIsClosed) {
+  TestServer s;
+  TestClient idle(s.port());
+  idle.CloseSending();
+  EXPECT_TRUE(idle.WaitForClose());
+  TestClient header(s.port());
+  header.Send("GET /health HTT");
+  header.CloseSending();
+  EXPECT_TRUE(header.WaitForClose());
+  s.engine.Pause(true);
+  TestClient stream(s.port());
+  stream.Send(RequestText("POST", kChat, Dump(ChatBody("x", {{"stream", true}}))));
+  ASSERT_TRUE(s.engine.WaitForSubmitted(1));
+  stream.CloseSending();
+  EXPECT_TRUE(s.engine.WaitForCancelled(1));
+  EXPECT_TRUE(stream.WaitForClose());
 }
 
 TEST(Limits, SlowClients) {
@@ -207,6 +269,29 @@ TEST(Connection, PipelinedRequestsAreAnsweredInOrder) {
   EXPECT_EQ(client.Read().json()["status"], "ok");
 }
 
+// Long prompts were tokenised on the thread that everybody's bytes pass through: vllm#1026.
+TEST(Connection, TokenisingHoldsUpNobodyElse) {
+  std::promise<void> begun, go_on;
+  FakeEngine::Settings settings;
+  settings.on_encode = [&, once = std::make_shared<std::once_flag>(),
+                        wait = go_on.get_future().share()] {
+    std::call_once(*once, [&] {
+      begun.set_value();
+      wait.wait();
+    });
+  };
+  ServerOptions options;
+  options.network_threads = 1;
+  TestServer s(options, settings);
+  TestClient slow(s.port());
+  slow.Send(RequestText("POST", kCompletions, Dump(PromptBody("x"))));
+  begun.get_future().wait();
+  EXPECT_EQ(s.Get("/health").status, 200);
+  EXPECT_EQ(s.Get("/metrics").status, 200);
+  go_on.set_value();
+  EXPECT_EQ(slow.Read().status, 200);
+}
+
 TEST(Connection, PipelinedWhileTheFirstIsWorkedOn) {
   TestServer s;
   s.engine.Pause(true);
@@ -243,6 +328,7 @@ TEST(Connection, ExpectContinue) {
   EXPECT_EQ(client.Read().status, 200);
 }
 
+// Requests of clients that had left went on: dynamo#14507, vllm#54947.
 TEST(Connection, LeavingEndsTheRequest) {
   TestServer s;
   s.engine.Pause(true);
@@ -284,6 +370,7 @@ TEST(Connection, ClientThatDoesNotReadIsDropped) {
   EXPECT_TRUE(s.engine.WaitForCancelled(1));
 }
 
+// Proxies give up on a stream that is silent while a long prompt is read: vllm#47647, vllm#40362.
 TEST(Connection, SilentStreamsAreKeptAlive) {
   ServerOptions options;
   options.keepalive_time = milliseconds(5);

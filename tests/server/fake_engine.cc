@@ -13,8 +13,10 @@ constexpr int32_t kBos = 256, kEos = 257;
 
 class ByteTokenizer : public Tokenizer {
  public:
+  explicit ByteTokenizer(std::function<void()> on_encode) : on_encode_(std::move(on_encode)) {}
   std::vector<int32_t> Encode(std::string_view text, bool add_special,
                               bool parse_special) const override {
+    if (on_encode_) on_encode_();
     std::vector<int32_t> ids;
     if (add_special) ids.push_back(kBos);
     while (!text.empty()) {
@@ -55,6 +57,9 @@ class ByteTokenizer : public Tokenizer {
     }
     return piece.size() == 1 ? static_cast<unsigned char>(piece[0]) : -1;
   }
+
+ private:
+  const std::function<void()> on_encode_;
 };
 
 TokenOutput WithLogprobs(int32_t id, int top) {
@@ -80,7 +85,7 @@ FakeEngine::FakeEngine(Settings settings) : settings_(std::move(settings)) {
   config_.name = "fake";
   config_.vocab = kFakeVocab;
   config_.eos = {kEos};
-  tokenizer_ = std::make_unique<ByteTokenizer>();
+  tokenizer_ = std::make_unique<ByteTokenizer>(settings_.on_encode);
   stats_.retrieval_pages = stats_.streaming_pages = 100;
   thread_ = std::thread([this] { Loop(); });
 }

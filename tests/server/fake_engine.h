@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <set>
@@ -28,8 +29,9 @@ class FakeEngine : public Engine {
     std::string answer =
         "Gr\xc3\xbc\xc3\x9f"
         "e! The quick brown fox jumps over the lazy dog.";
-    size_t pause_after = SIZE_MAX;  // as Pause(true) once an answer has so many tokens
-    std::string chat_template;      // empty: a ChatML one
+    size_t pause_after = SIZE_MAX;    // as Pause(true) once an answer has so many tokens
+    std::string chat_template;        // empty: a ChatML one
+    std::function<void()> on_encode;  // called whenever text is tokenised
   };
   FakeEngine() : FakeEngine(Settings()) {}
   explicit FakeEngine(Settings settings);

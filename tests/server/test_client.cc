@@ -51,6 +51,8 @@ void TestClient::Close() {
   fd_ = -1;
 }
 
+void TestClient::CloseSending() { shutdown(fd_, SHUT_WR); }
+
 void TestClient::Send(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t sent = send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);

@@ -40,6 +40,7 @@ class TestClient {
   // True once the peer has closed; reads and drops what comes before.
   bool WaitForClose();
   void Close();
+  void CloseSending();  // the half that it sends on
 
   TestResponse Get(const std::string& path, const std::string& headers = "");
   TestResponse Post(const std::string& path, const std::string& body,

@@ -32,9 +32,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def build_peer(folder: pathlib.Path) -> pathlib.Path:
-    """llama-bench, built if it is not there."""
-    program = folder / "build" / "bin" / "llama-bench"
+def build_peer(folder: pathlib.Path, name: str, jobs: int = 0) -> pathlib.Path:
+    """One of llama.cpp's programs, built if it is not there."""
+    program = folder / "build" / "bin" / name
     if program.exists():
         return program
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,10 @@ def build_peer(folder: pathlib.Path) -> pathlib.Path:
     subprocess.run(["tar", "-C", folder, "-xzf", archives[0]], check=True)
     source = folder / archives[0].name.removesuffix(".tar.gz") / "vendor" / "llama.cpp"
     off = [f"-DLLAMA_{part}=OFF" for part in
-           ("BUILD_TESTS", "BUILD_EXAMPLES", "BUILD_SERVER", "BUILD_APP", "BUILD_UI", "USE_PREBUILT_UI", "OPENSSL")]
+           ("BUILD_TESTS", "BUILD_EXAMPLES", "BUILD_APP", "BUILD_UI", "USE_PREBUILT_UI", "OPENSSL")]
     subprocess.run(["cmake", "-S", source, "-B", folder / "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON",
                     "-DBUILD_SHARED_LIBS=OFF", *off], check=True, stdout=sys.stderr)
-    subprocess.run(["ninja", "-C", folder / "build", "llama-bench"], check=True, stdout=sys.stderr)
+    subprocess.run(["ninja", "-C", folder / "build", *(["-j", str(jobs)] if jobs else []), name], check=True, stdout=sys.stderr)
     return program
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--peer-folder", type=pathlib.Path, default=CACHE / "llamacpp", help="where llama.cpp is built (default: %(default)s)")
     parser.add_argument("--output", type=pathlib.Path, help="JSON file for the results, e.g. bench/results/DATE-MACHINE.json")
     args = parser.parse_args()
-    peer = build_peer(args.peer_folder)
+    peer = build_peer(args.peer_folder, "llama-bench")
     if not args.lserve.exists():
         sys.exit(f"{args.lserve} is missing: cmake --preset release && cmake --build --preset release")
     result = report(measure(peer, args.lserve, args), args)

@@ -169,6 +169,7 @@ TEST(CorePrefix, AnAgentsLoopRecomputesLittle) {
 }
 
 // Six answers that grow until they do not fit together, over prompts that the cache then loses.
+// Recomputing what was preempted cost 10 to 79 % of the work: vllm#54644.
 TEST(CorePrefix, PreemptedAnswersGoOnWhereTheyWere) {
   CoreSetup setup;
   setup.max_context = 1280;

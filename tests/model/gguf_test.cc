@@ -56,6 +56,9 @@ TEST(Gguf, ReadsKeysAndTensors) {
   EXPECT_EQ(read->tensors[1].data - read->tensors[0].data, 96);
 }
 
+// This file is about those that attacked others' readers: CVE-2024-21802 and CVE-2026-27940 (counts
+// and sizes taken on trust), CVE-2025-53630 (sums that overflow), CVE-2026-53923 and CVE-2026-7482
+// (tensors that end outside the file). Named again where each is tried.
 TEST(Gguf, EveryCutIsAnError) {
   GgufBytes file;
   file.Header(1, 2).Key("k", 1u).Key("s", std::string("text")).Tensor("t", {8}, kF32, 0).Data(32);
@@ -80,6 +83,7 @@ TEST(Gguf, Header) {
   EXPECT_TRUE(GgufBytes().Header(0, 0, 2).Parse().ok());
 }
 
+// CVE-2024-21802, CVE-2026-27940.
 TEST(Gguf, HugeCountsAllocateNothing) {
   ExpectError(GgufBytes().Header(UINT64_MAX, 0), Code::kInvalidArgument, "limit");
   ExpectError(GgufBytes().Header(0, UINT64_MAX), Code::kInvalidArgument, "limit");
@@ -112,6 +116,7 @@ TEST(Gguf, BadKeys) {
   }
 }
 
+// CVE-2025-53630: products and sums that overflow.
 TEST(Gguf, BadShapes) {
   ExpectError(OneTensor({0}), Code::kInvalidArgument, "dimension 0");
   ExpectError(OneTensor({8, 0}), Code::kInvalidArgument, "dimension 1");
@@ -131,6 +136,7 @@ TEST(Gguf, BadTypes) {
   ExpectError(OneTensor({32}, UINT32_MAX), Code::kUnsupported, "unknown");
 }
 
+// CVE-2026-53923, CVE-2026-7482: tensors outside the file.
 TEST(Gguf, BadPlaces) {
   ExpectError(OneTensor({8}, kF32, 8), Code::kInvalidArgument, "aligned");
   ExpectError(OneTensor({8}, kF32, 256), Code::kDataLoss, "outside");

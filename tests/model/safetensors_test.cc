@@ -72,6 +72,7 @@ TEST(Safetensors, BadHeaders) {
   ExpectError(File(deep + "}", 0), Code::kInvalidArgument, "deeper");
 }
 
+// The same as GGUF's (gguf_test.cc): CVE-2025-53630, CVE-2026-53923, CVE-2026-7482.
 TEST(Safetensors, BadEntries) {
   ExpectError(File(R"({"a":7})", 0), Code::kInvalidArgument, "'a'");
   ExpectError(File(Entry("[2,4]", "[0,32]", "F8_E4M3"), 32), Code::kUnsupported, "F8_E4M3");

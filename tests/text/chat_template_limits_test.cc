@@ -80,6 +80,7 @@ TEST(ChatTemplateLimits, Source) {
   EXPECT_EQ(CodeOf(std::string(limits.source_bytes + 1, 'x'), limits), kLimit);
 }
 
+// CVE-2025-62426: what a template may cost.
 TEST(ChatTemplateLimits, Steps) {
   const Status s = StatusOf(
       "{% for a in range(1000) %}{% for b in range(1000) %}{% for c in range(1000) %}"

@@ -91,6 +91,11 @@ class OpenModelTest : public testing::Test {
     return map;
   }
 
+  json ReadTokenizer() const {
+    std::ifstream file(directory_ / "tokenizer.json");
+    return json::parse(file);
+  }
+
   Result<ModelFiles> Open() {
     Write("config.json", config_.dump());
     return OpenModel(directory_.string());
@@ -247,6 +252,54 @@ TEST_F(OpenModelTest, ConfigurationsThatTheTensorsDoNotFit) {
       EXPECT_FALSE(Open().ok()) << field << " " << value;
     }
   }
+}
+
+// A token without a row in the matrix of embeddings would be read from outside of it.
+TEST_F(OpenModelTest, TokensThatTheModelDoesNotHave) {
+  WriteShard("model.safetensors", Names());
+  ASSERT_TRUE(Open().ok());
+  const json good = ReadTokenizer();
+  json more = good;
+  more["model"]["vocab"]["one-too-many"] = 128;
+  Write("tokenizer.json", more.dump());
+  ExpectError("the tokenizer has 129 tokens, the model 128");
+  more = good;
+  more["added_tokens"] = json::array({{{"id", 4000}, {"content", "<x>"}, {"special", true}}});
+  Write("tokenizer.json", more.dump());
+  ExpectError("the tokenizer has 4001 tokens");
+  Write("tokenizer.json", good.dump());
+  config_["eos_token_id"] = 128;
+  ExpectError("end token 128");
+  config_["eos_token_id"] = 2;
+  config_["bos_token_id"] = 128;
+  ExpectError("start token 128");
+}
+
+TEST_F(OpenModelTest, FilesBesideTheModelThatAreBroken) {
+  WriteShard("model.safetensors", Names());
+  ASSERT_TRUE(Open().ok());
+  const struct {
+    const char *file, *text, *message;
+  } cases[] = {
+      {"generation_config.json", "{", "generation_config.json"},
+      {"generation_config.json", "[]", "generation_config.json"},
+      {"generation_config.json", R"({"eos_token_id": "2"})", "eos_token_id"},
+      {"generation_config.json", R"({"eos_token_id": [2, 1e300]})", "eos_token_id"},
+      {"generation_config.json", R"({"eos_token_id": [-2]})", "eos_token_id"},
+      {"generation_config.json", R"({"eos_token_id": 128})", "end token 128"},
+      {"tokenizer_config.json", "{", "tokenizer_config.json"},
+      {"tokenizer_config.json", R"({"chat_template": 7})", "chat_template"},
+      {"tokenizer_config.json", R"({"chat_template": [{"name": "default"}]})", "chat_template"},
+      {"tokenizer_config.json", R"({"chat_template": [7]})", "chat_template"},
+      {"tokenizer_config.json", R"({"add_bos_token": 3})", "add_bos_token"},
+  };
+  for (const auto& c : cases) {
+    Write(c.file, c.text);
+    ExpectError(c.message);
+    fs::remove(directory_ / c.file);
+  }
+  fs::remove(directory_ / "tokenizer.json");
+  ExpectError("tokenizer.json");
 }
 
 // Every block format, by the number GGUF has for it and the elements of its blocks.

@@ -7,7 +7,8 @@
 //
 // Errors are root mean squares, relative to the vectors and, as "of what differs", to the vectors
 // less their mean over the text: what all keys of a head have in common moves no softmax, but takes
-// part of a code's range (the key biases of Qwen2).
+// part of a code's range (the key biases of Qwen2). Then how much wider than the keys of a logical
+// page its stored statistics are, as a share of that width, over all channels together.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -117,6 +118,47 @@ void PrintErrors(const Probe& probe, int tokens) {
   }
 }
 
+void PrintWidths(const Probe& probe, int tokens) {
+  const ModelConfig& c = probe.config();
+  const KvCodec codec(KvType::kKv32, KvType::kKv32, c.head_dim);
+  const size_t dim = static_cast<size_t>(c.head_dim);
+  std::vector<float> key(dim), low(dim), high(dim), stored_low(dim), stored_high(dim);
+  fmt::print("\n{:30}{:>10}{:>26}\n", "statistics of 16 keys", "wider by", "in the worst head");
+  for (const int bits : {16, 8}) {
+    const KeyStats stats{16, c.head_dim, bits};
+    std::vector<uint16_t> slice(stats.slice_bytes() / 2);
+    double added = 0, width = 0, worst = 0;
+    int where = 0;
+    for (int layer = 0; layer < c.layers; ++layer)
+      for (int head = 0; head < c.kv_heads; ++head) {
+        double added_here = 0, width_here = 0;
+        for (int begin = 0; begin + 16 <= tokens; begin += 16) {
+          const std::byte* keys = probe.Slice(layer, head, begin / kBlockTokens);
+          const int page = begin % kBlockTokens / 16;
+          stats.Store(codec, keys, page, slice.data());
+          stats.Decode(slice.data(), page, stored_low.data(), stored_high.data());
+          codec.DecodeK(keys, page * 16, low.data());
+          high = low;
+          for (int t = 1; t < 16; ++t) {
+            codec.DecodeK(keys, page * 16 + t, key.data());
+            for (size_t i = 0; i < dim; ++i) {
+              low[i] = std::min(low[i], key[i]);
+              high[i] = std::max(high[i], key[i]);
+            }
+          }
+          for (size_t i = 0; i < dim; ++i) {
+            width_here += high[i] - low[i];
+            added_here += low[i] - stored_low[i] + (stored_high[i] - high[i]);
+          }
+        }
+        added += added_here, width += width_here;
+        if (added_here / width_here > worst) worst = added_here / width_here, where = layer;
+      }
+    fmt::print("{:2} bits{:23}{:>9.2f}%{:>14.2f}% (layer {})\n", bits, "", 100 * added / width,
+               100 * worst, where);
+  }
+}
+
 Status Measure(const Flags& flags) {
   Result<ModelFiles> files = OpenModel(flags.model);
   if (!files.ok()) return files.status();
@@ -144,7 +186,10 @@ Status Measure(const Flags& flags) {
     if (!probe.ok()) return probe.status();
     (*probe)->Begin(begin);
     LogitRows rows = (*probe)->Continue(end, pattern.layers, flags.predicted);
-    if (errors) PrintErrors(**probe, flags.tokens);
+    if (errors) {
+      PrintErrors(**probe, flags.tokens);
+      PrintWidths(**probe, flags.tokens);
+    }
     return rows;
   };
   Result<LogitRows> exact = predict("ref", {KvType::kKv32, KvType::kKv32}, true);
@@ -169,7 +214,9 @@ Status Measure(const Flags& flags) {
 }  // namespace lserve
 
 int main(int argc, char** argv) {
-  CLI::App app("Error of keys and values in each KV codec, and what it does to predictions");
+  CLI::App app(
+      "Error of keys and values in each KV codec, and what it does to predictions; width of key "
+      "statistics");
   lserve::Flags flags;
   app.add_option("model", flags.model, "GGUF file or Hugging Face directory")->required();
   app.add_option("text", flags.text, "Text file")->required();

@@ -77,8 +77,12 @@ struct Cache {
       }
     }
   }
-  cuda::DeviceView Layer(int copy) const {
+  // Random bits are as good statistics in 8 bits as in 16.
+  cuda::DeviceView Layer(int copy, int stats_bits = 16) const {
     KvView v = view;
+    v.stats.bits = stats_bits;
+    v.pools[0].stats_page_elements = static_cast<int64_t>(heads.count(HeadClass::kRetrieval)) *
+                                     static_cast<int64_t>(v.stats.slice_bytes() / 2);
     for (size_t i : {0u, 1u})
       if (memory[i])
         v.pools[i].pages = memory[i]->get() + layer_bytes[i] * static_cast<size_t>(copy);
@@ -226,7 +230,7 @@ double SelectTime(const Cache& cache, const Plan& plan, const Activations& x, do
   const float ms = GraphTime(
       [&](cudaStream_t stream) {
         for (int i = 0; i < launches; ++i) {
-          launch.view = cache.Layer(i % cache.copies);
+          launch.view = cache.Layer(i % cache.copies, score == PageScore::kBounds8 ? 8 : 16);
           Ok(cuda::LaunchSelect(launch, stream), "LaunchSelect");
         }
       },
@@ -287,10 +291,11 @@ void Sparse() {
       double target = 0;  // on an H100
       if (batch == 1 && type == KvType::kKv8) target = 12;
       if (batch == 8) target = type == KvType::kKv4 ? 26 : type == KvType::kKv8 ? 34 : 48;
-      for (PageScore score : {PageScore::kBounds, PageScore::kKeys}) {
+      for (PageScore score : kPageScores) {
+        const KeyStats stats{16, kDim, score == PageScore::kBounds8 ? 8 : 16};
         const double ranks =
-            ranked * (score == PageScore::kBounds ? 64 / 16 * 2 * kDim * 2
-                                                  : static_cast<double>(codec.slice_bytes()) / 2);
+            ranked * static_cast<double>(score == PageScore::kKeys ? codec.slice_bytes() / 2
+                                                                   : stats.slice_bytes());
         const std::string by = std::string(" by ") + PageScoreName(score);
         const double select = SelectTime(cache, plan, x, ranks, score);
         Report(name + " selection" + by, select, ranks, 0);

@@ -148,7 +148,7 @@ bool RunCase(const Case& c, Random* random, Worst* worst) {
   const HeadMap heads(classes);
   const KvCodec codec(c.types.k, c.types.v, c.dim);
   const Problem p = RandomProblem(c, heads, random);
-  PagedKv kv(codec, heads, c.slots, (c.max_len + 63) / 64, 16, random);
+  PagedKv kv(codec, heads, c.slots, (c.max_len + 63) / 64, KeyStats{16, codec.dim()}, random);
   Fill(p, kv.view(), c.group, random);
 
   const size_t width = static_cast<size_t>(p.shape.num_q_heads * c.dim);

@@ -68,10 +68,10 @@ inline std::vector<uint16_t> RandomBf16(size_t n, float deviation, Random* rando
 // classes of heads. Fill `pages` and `stats` through view(), then Upload.
 class PagedKv {
  public:
-  PagedKv(KvCodec codec, HeadMap heads, int slots, int blocks, int logical_tokens, Random* random)
+  PagedKv(KvCodec codec, HeadMap heads, int slots, int blocks, KeyStats stats, Random* random)
       : heads_(std::move(heads)) {
     view_.codec = codec;
-    view_.stats = {logical_tokens, codec.dim()};
+    view_.stats = stats;
     const size_t pages = static_cast<size_t>(slots) * static_cast<size_t>(blocks);
     for (HeadClass cls : {HeadClass::kRetrieval, HeadClass::kStreaming}) {
       const size_t i = static_cast<size_t>(cls),

@@ -15,8 +15,22 @@ namespace {
 struct SelectCase {
   int dim, logical_tokens, kv_heads, group, rows, blocks, k;
   bool shared;
+  int bits;   // of statistics
   bool ties;  // few different pages, many equal scores
 };
+
+// Statistics of a block: of each logical page random minima and maxima.
+void FillStats(const KeyStats& layout, uint16_t* stats, Random* random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> low(static_cast<size_t>(layout.dim)), high(low);
+  for (int page = 0; page < layout.pages_per_block(); ++page) {
+    for (size_t c = 0; c < low.size(); ++c) {
+      const float a = normal(*random), b = normal(*random);
+      low[c] = std::min(a, b), high[c] = std::max(a, b);
+    }
+    layout.Encode(low.data(), high.data(), page, stats);
+  }
+}
 
 // Scores of blocks [first, end) as they are ranked, in double precision.
 std::vector<double> Ranking(const KvView& view, int slot, int kv_head, int first, int end,
@@ -28,12 +42,14 @@ std::vector<double> Ranking(const KvView& view, int slot, int kv_head, int first
     std::vector<double> score;
     for (int b = first; b < end; ++b) {
       const uint16_t* stats = view.Stats(slot, kv_head, b);
+      std::vector<float> low(static_cast<size_t>(dim)), high(low);
       double top = lowest;
-      for (int l = 0; l < pages; ++l, stats += 2 * dim) {
+      for (int l = 0; l < pages; ++l) {
+        view.stats.Decode(stats, l, low.data(), high.data());
         double sum = 0;
         for (int c = 0; c < dim; ++c) {
           const double x = FromBf16(q[h * dim + c]);
-          sum += std::max(x * FromBf16(stats[c]), x * FromBf16(stats[dim + c]));
+          sum += std::max(x * low[static_cast<size_t>(c)], x * high[static_cast<size_t>(c)]);
         }
         top = std::max(top, sum);
       }
@@ -56,12 +72,15 @@ bool RunSelect(const SelectCase& c, Random* random, int* exact, int* total) {
   for (int h = 0; h < c.kv_heads; ++h)
     classes.push_back(h % 3 == 1 ? HeadClass::kStreaming : HeadClass::kRetrieval);
   const HeadMap heads(classes);
-  PagedKv kv(KvCodec(KvType::kKv4, KvType::kKv4, c.dim), heads, c.rows, c.blocks, c.logical_tokens,
-             random);
+  PagedKv kv(KvCodec(KvType::kKv4, KvType::kKv4, c.dim), heads, c.rows, c.blocks,
+             KeyStats{c.logical_tokens, c.dim, c.bits}, random);
   const KvView view = kv.view();
   const size_t slice = view.stats.slice_bytes() / 2;
   std::vector<std::vector<uint16_t>> kinds;
-  for (int i = 0; i < (c.ties ? 5 : 0); ++i) kinds.push_back(RandomBf16(slice, 1, random));
+  for (int i = 0; i < (c.ties ? 5 : 0); ++i) {
+    kinds.emplace_back(slice);
+    FillStats(view.stats, kinds.back().data(), random);
+  }
 
   std::vector<DecodeRow> rows;
   for (int r = 0; r < c.rows; ++r) {
@@ -75,16 +94,11 @@ bool RunSelect(const SelectCase& c, Random* random, int* exact, int* total) {
     rows.push_back(row);
     for (int h = 0; h < c.kv_heads; ++h)
       for (int b = sinks; b < local && !heads.streaming(h); ++b) {
-        uint16_t* stats = view.pools[0].stats + (view.Stats(r, h, b) - view.pools[0].stats);
-        const std::vector<uint16_t> data =
-            c.ties ? kinds[(*random)() % kinds.size()] : RandomBf16(slice, 1, random);
-        std::copy(data.begin(), data.end(), stats);
-        for (size_t i = 0; i < slice; ++i) {  // minimum below maximum
-          const size_t low = i / static_cast<size_t>(2 * c.dim) * static_cast<size_t>(2 * c.dim) +
-                             i % static_cast<size_t>(c.dim);
-          if (FromBf16(stats[low]) > FromBf16(stats[low + static_cast<size_t>(c.dim)]))
-            std::swap(stats[low], stats[low + static_cast<size_t>(c.dim)]);
-        }
+        uint16_t* stats = view.Stats(r, h, b);
+        if (c.ties)
+          std::ranges::copy(kinds[(*random)() % kinds.size()], stats);
+        else
+          FillStats(view.stats, stats, random);
       }
   }
   const int q_heads = c.kv_heads * c.group, layers = 2, layer = 1;
@@ -163,8 +177,9 @@ bool RunSelect(const SelectCase& c, Random* random, int* exact, int* total) {
   *exact += same, *total += all;
   if (bad > 0)
     std::printf(
-        "FAILED select D %d logical %d kv heads %d group %d rows %d blocks %d k %d%s%s: %d lists\n",
-        c.dim, c.logical_tokens, c.kv_heads, c.group, c.rows, c.blocks, c.k,
+        "FAILED select %d bits D %d logical %d kv heads %d group %d rows %d blocks %d k %d%s%s: %d "
+        "lists\n",
+        c.bits, c.dim, c.logical_tokens, c.kv_heads, c.group, c.rows, c.blocks, c.k,
         c.shared ? "" : " a list a head", c.ties ? " ties" : "", bad.load());
   return bad == 0;
 }
@@ -174,18 +189,20 @@ bool RunSelect(const SelectCase& c, Random* random, int* exact, int* total) {
 bool CheckSelect() {
   Random random(2);
   std::vector<SelectCase> cases;
-  for (int dim : {64, 128})
-    for (int logical : {16, 32, 64})
-      for (bool shared : {true, false}) {
-        cases.push_back({dim, logical, 3, 4, 5, 300, 40, shared, false});
-        cases.push_back({dim, logical, 2, 7, 3, 133, 20, shared, true});
-      }
-  for (int group : {1, 3, 6, 8, 12})
-    for (int blocks : {5, 64, 67, 1000, 1025})
-      cases.push_back({128, 16, 2, group, 3, blocks, 59, true, false});
-  cases.push_back({64, 16, 1, 2, 1, 16384, 59, true, false});
-  cases.push_back({64, 64, 1, 1, 1, 16384, 5000, false, true});
-  cases.push_back({64, 16, 4, 4, 64, 80, 30, true, false});
+  for (int bits : {16, 8}) {
+    for (int dim : {64, 128})
+      for (int logical : {16, 32, 64})
+        for (bool shared : {true, false}) {
+          cases.push_back({dim, logical, 3, 4, 5, 300, 40, shared, bits, false});
+          cases.push_back({dim, logical, 2, 7, 3, 133, 20, shared, bits, true});
+        }
+    for (int group : {1, 3, 6, 8, 12})
+      for (int blocks : {5, 64, 67, 1000, 1025})
+        cases.push_back({128, 16, 2, group, 3, blocks, 59, true, bits, false});
+    cases.push_back({64, 16, 1, 2, 1, 16384, 59, true, bits, false});
+    cases.push_back({64, 64, 1, 1, 1, 16384, 5000, false, bits, true});
+    cases.push_back({64, 16, 4, 4, 64, 80, 30, true, bits, false});
+  }
   int failed = 0, exact = 0, total = 0;
   for (const SelectCase& c : cases) failed += !RunSelect(c, &random, &exact, &total);
   std::printf("select: %zu cases, %d failed; %d of %d lists identical to double precision\n",

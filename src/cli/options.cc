@@ -98,12 +98,14 @@ void AddSparsityFlags(CLI::App* app, EngineOptions* engine) {
           "newest pages that retrieval heads always read");
   app->add_option_function<std::string>(
          "--page-score",
-         [engine](const std::string& score) {
-           engine->given.page_score = score == "keys" ? PageScore::kKeys : PageScore::kBounds;
+         [engine](const std::string& name) {
+           for (const PageScore score : kPageScores)
+             if (name == PageScoreName(score)) engine->given.page_score = score;
          },
          text("what ranks the pages of retrieval heads: keys, the best stored key (exact); "
-              "or bounds, the best bound by key statistics (reads less, finds less)"))
-      ->check(CLI::IsMember({"keys", "bounds"}))
+              "bounds, the best bound by key statistics (reads less, finds less); "
+              "or bounds8, the same by statistics in 8 bits (half of those bytes)"))
+      ->check(CLI::IsMember({"keys", "bounds", "bounds8"}))
       ->default_str("keys")
       ->group(group);
   setting("--logical-page", &S::logical_page, "tokens that share key statistics: 16, 32 or 64");

@@ -77,7 +77,8 @@ std::string Description(const EngineParts& parts, size_t weight_bytes,
       o.sparsity.budget,
       o.sparsity.page_score == PageScore::kKeys
           ? "their best key"
-          : fmt::format("bounds of {} tokens", o.sparsity.logical_page),
+          : fmt::format("{} of {} tokens", PageScoreName(o.sparsity.page_score),
+                        o.sparsity.logical_page),
       o.sparsity.reuse_interval, o.sparsity.dense_below, choice.profile_line, kv.codec.name(),
       token_bytes / 1024, kv.pages[0], kv.pages[1],
       Gib(static_cast<double>(kv.pages[0] * PageBytes(kv, HeadClass::kRetrieval) +

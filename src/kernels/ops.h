@@ -34,7 +34,7 @@ struct LinearOutput {
   bool accumulate = false;
 };
 
-// Rotates q and k, stores k and v, and folds the stored keys into the statistics. Tokens of one
+// Rotates q and k, stores k and v, and makes the statistics of full logical pages. Tokens of one
 // sequence are consecutive and ascending.
 struct AppendArgs {
   Mat q;     // [tokens][q heads * D], rotated in place
@@ -61,7 +61,7 @@ struct SelectJob {
 
 // Score S of a block for one head: kKeys, max of q.k as stored over its 64 keys and the last
 // `reach` of the block in front, from which a head that reads on comes here before the next choice
-// (not for the first ranked block); kBounds, max over its logical pages of sum_i max(q_i * min_i,
+// (not for the first ranked block); else max over its logical pages of sum_i max(q_i * min_i,
 // q_i * max_i), an upper bound of every q.k in it. A shared list ranks by max over heads of (S /
 // sqrt(D) - lse), lse over the ranked blocks of that head. Score descending, then block ascending.
 // Backends round q to bf16 for kKeys.

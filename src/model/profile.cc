@@ -63,9 +63,9 @@ class Reader {
   void Read(const char* name, std::optional<PageScore>* out) {
     const json* value = Find(name);
     if (!value) return;
-    for (const PageScore score : {PageScore::kKeys, PageScore::kBounds})
+    for (const PageScore score : kPageScores)
       if (*value == PageScoreName(score)) *out = score;
-    if (!*out) Bad(name, "must be \"keys\" or \"bounds\"");
+    if (!*out) Bad(name, "must be \"keys\", \"bounds\" or \"bounds8\"");
   }
   // A misspelt field would silently leave a default in force.
   void NothingElse() {

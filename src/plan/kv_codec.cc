@@ -156,21 +156,4 @@ Result<KvTypes> ParseKvTypes(const std::string& text) {
                          text);
 }
 
-void KeyStats::Reset(uint16_t* stats) const {
-  for (int page = 0; page < pages_per_block(); ++page, stats += 2 * dim) {
-    std::fill_n(stats, dim, uint16_t{0x7f80});        // +infinity
-    std::fill_n(stats + dim, dim, uint16_t{0xff80});  // -infinity
-  }
-}
-
-void KeyStats::Fold(const float* key, int token, uint16_t* stats) const {
-  uint16_t* low = stats + token / logical_tokens * 2 * dim;
-  uint16_t* high = low + dim;
-  const bool first = token % logical_tokens == 0;
-  for (int c = 0; c < dim; ++c) {
-    if (first || key[c] < FromBf16(low[c])) low[c] = ToBf16Down(key[c]);
-    if (first || key[c] > FromBf16(high[c])) high[c] = ToBf16Up(key[c]);
-  }
-}
-
 }  // namespace lserve

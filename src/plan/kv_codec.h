@@ -80,21 +80,4 @@ struct KvTypes {
 };
 Result<KvTypes> ParseKvTypes(const std::string& text);
 
-// Key statistics of one slice: bf16 [64 / logical_tokens][2][D], minimum then maximum of the
-// DECODED keys of each logical page, rounded outward. A logical page without tokens is undefined
-// until its first one; selection reads closed pages only.
-struct KeyStats {
-  int logical_tokens = 16;  // 16, 32 or 64; 0: there are no statistics
-  int dim = 0;
-  int pages_per_block() const { return logical_tokens > 0 ? kBlockTokens / logical_tokens : 0; }
-  size_t slice_bytes() const {
-    return static_cast<size_t>(pages_per_block()) * 2 * static_cast<size_t>(dim) * 2;
-  }
-  // Sets every logical page of `stats` to empty: for pages whose first token is not appended.
-  void Reset(uint16_t* stats) const;
-  // Folds the decoded key of `token` in. The first token of a logical page begins its bounds anew,
-  // whatever a previous owner of the page left there.
-  void Fold(const float* key, int token, uint16_t* stats) const;
-};
-
 }  // namespace lserve

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "plan/head_map.h"
+#include "plan/key_stats.h"
 #include "plan/kv_codec.h"
 
 namespace lserve {

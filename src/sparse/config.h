@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <string>
 
-#include "plan/kv_codec.h"
+#include "plan/key_stats.h"
 #include "plan/page_score.h"
 #include "plan/tile.h"
 
@@ -32,7 +32,8 @@ struct SparsityConfig {
   int reach() const { return std::min(reuse_interval - 1, kBlockTokens); }
   // What is kept beside keys for ranking pages: nothing where the keys themselves are looked at.
   KeyStats statistics(int dim) const {
-    return {page_score == PageScore::kBounds ? logical_page : 0, dim};
+    return {page_score == PageScore::kKeys ? 0 : logical_page, dim,
+            page_score == PageScore::kBounds8 ? 8 : 16};
   }
   int dense_below = 12288;  // a shorter context is read whole by retrieval heads (the crossover)
   // One list a KV head; false: one a query head, as in the paper.

@@ -46,9 +46,6 @@ void ScratchKv::Map(int slot, HeadClass cls, int block) {
   if (entry != kNoPage) return;
   entry = free_[c].back();
   free_[c].pop_back();
-  for (int h = 0; h < heads_.num_heads(); ++h)
-    if (heads_[h].cls == cls)
-      if (uint16_t* stats = view_.Stats(slot, h, block)) view_.stats.Reset(stats);
 }
 
 void ScratchKv::MapTokens(int slot, int len) {

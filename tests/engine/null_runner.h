@@ -112,7 +112,9 @@ class NullRunner : public ModelRunner {
         Numbers(Mix(h[i], place + 1000), v);
         view.codec.EncodeK(k, token, slice);
         view.codec.EncodeV(v, token, slice);
-        if (uint16_t* stats = view.Stats(in.seq[i], head, block)) view.stats.Fold(k, token, stats);
+        if (uint16_t* stats = view.Stats(in.seq[i], head, block);
+            stats && view.stats.Completes(token))
+          view.stats.Store(view.codec, slice, token / view.stats.logical_tokens, stats);
       }
     }
   }

@@ -119,7 +119,7 @@ TEST_F(ProfileTest, RefusesAndNamesTheField) {
       {R"("static_sparsity": true)", "static_sparsity: must be a number"},
       {R"("static_sparsity": -1e308)", "--static-sparsity"},
       {R"("shared_lists": 1)", "shared_lists: must be true or false"},
-      {R"("page_score": "best")", "page_score: must be \"keys\" or \"bounds\""},
+      {R"("page_score": "best")", "page_score: must be \"keys\", \"bounds\" or \"bounds8\""},
       {R"("page_score": 1)", "page_score: must be"},
       {R"("model": {})", "model: must be a text"},
       {R"("head_pattern": {})", "head_pattern: must be a text"},

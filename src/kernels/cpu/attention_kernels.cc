@@ -145,16 +145,42 @@ void BestKeys(const uint16_t* q, const uint16_t* k, int rows, int dim, int reach
   for (; row < rows; ++row) BestKeysOf<1>(q + row * dim, pairs, dim, reach, best + row, tail + row);
 }
 
-void BoxScores(const float* q, const uint16_t* stats, int pages, int dim, float* scores) {
-  for (int l = 0; l < pages; ++l, stats += 2 * dim) {
-    VecF sum{};
-    int i = 0;
-    for (; i + kLanes <= dim; i += kLanes) {
-      const VecF x = Load<VecF>(q + i);
-      sum = sum + Max(x * LoadBf16(stats + i), x * LoadBf16(stats + dim + i));
-    }
-    scores[l] = ReduceAdd(sum);
+inline float Bf16(uint16_t bits) { return LowBf16(SplatI(bits))[0]; }
+
+// Minima count where q is negative, maxima where it is positive. Codes are multiplied as they are;
+// scale and minimum of a side follow: q.(s c + m) = s q.c + m sum(q).
+template <int kBits>
+void BoxScoresOf(const float* q, const uint16_t* stats, int pages, int dim, float* scores) {
+  const uint8_t* codes = reinterpret_cast<const uint8_t*>(stats);
+  const uint16_t* scale_min = stats + pages * dim;
+  const VecF zero{};
+  VecF q_low{}, q_high{};
+  for (int i = 0; kBits == 8 && i + kLanes <= dim; i += kLanes) {
+    const VecF x = Load<VecF>(q + i), positive = Max(x, zero);
+    q_low = q_low + (x - positive), q_high = q_high + positive;
   }
+  const float sum_low = ReduceAdd(q_low), sum_high = ReduceAdd(q_high);
+  for (int l = 0; l < pages; ++l, stats += 2 * dim, codes += 2 * dim, scale_min += 4) {
+    VecF low{}, high{};
+    for (int i = 0; i + kLanes <= dim; i += kLanes) {
+      const VecF x = Load<VecF>(q + i), positive = Max(x, zero), negative = x - positive;
+      if constexpr (kBits == 8) {
+        low = Fma(negative, ToFloat(LoadU8(codes + i)), low);
+        high = Fma(positive, ToFloat(LoadU8(codes + dim + i)), high);
+      } else {
+        low = Fma(negative, LoadBf16(stats + i), low);
+        high = Fma(positive, LoadBf16(stats + dim + i), high);
+      }
+    }
+    scores[l] = kBits == 16
+                    ? ReduceAdd(low + high)
+                    : Bf16(scale_min[0]) * ReduceAdd(low) + Bf16(scale_min[1]) * sum_low +
+                          Bf16(scale_min[2]) * ReduceAdd(high) + Bf16(scale_min[3]) * sum_high;
+  }
+}
+
+void BoxScores(const float* q, const uint16_t* stats, int bits, int pages, int dim, float* scores) {
+  (bits == 8 ? BoxScoresOf<8> : BoxScoresOf<16>)(q, stats, pages, dim, scores);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace lserve::cpu {
 
 // The unit of work is one KV head and the tokens of one block: codes of neighbouring tokens share
-// bytes, and statistics are folded.
+// bytes, and the last of a logical page makes its statistics.
 void Append(const AppendArgs& args, ThreadPool* pool) {
   const CpuKernels& kernels = BestKernels();
   const KvCodec& codec = args.view.codec;
@@ -24,7 +24,6 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
   }
   const auto run = [&](int64_t index, int) {
     const Group& group = groups[static_cast<size_t>(index)];
-    std::vector<float> decoded(static_cast<size_t>(dim));
     for (int t = group.begin; t < group.end; ++t) {
       const float* rope = args.rope.Row(t);
       kernels.rotate_row(args.q.Row(t), rope, q_heads, dim);
@@ -36,10 +35,10 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
         CHECK(slice != nullptr);
         codec.EncodeK(args.k.Row(t) + h * dim, place, slice);
         codec.EncodeV(args.v.Row(t) + h * dim, place, slice);
-        if (uint16_t* stats = args.view.Stats(args.seq[i], h, block)) {
-          codec.DecodeK(slice, place, decoded.data());
-          args.view.stats.Fold(decoded.data(), place, stats);
-        }
+        const KeyStats& layout = args.view.stats;
+        if (uint16_t* stats = args.view.Stats(args.seq[i], h, block);
+            stats && layout.Completes(place))
+          layout.Store(codec, slice, place / layout.logical_tokens, stats);
       }
     }
   };

@@ -36,7 +36,8 @@ void ScoreBounds(const SelectArgs& args, const Piece& piece) {
     const uint16_t* stats = args.view.Stats(job.seq, kv_head, b);
     CHECK(stats != nullptr);
     for (int h = 0; h < job.heads; ++h) {
-      kernels.box_scores(q + static_cast<int64_t>(h) * dim, stats, pages, dim, logical);
+      kernels.box_scores(q + static_cast<int64_t>(h) * dim, stats, args.view.stats.bits, pages, dim,
+                         logical);
       piece.scores[h * piece.stride + b - piece.begin] =
           *std::max_element(logical, logical + pages);
     }

@@ -86,9 +86,10 @@ struct CpuKernels {
   void (*rotate_row)(float* x, const float* rope, int heads, int dim);
   void (*decode_slice)(const DecodeSliceArgs& args);
   void (*attn_block)(const AttnBlockArgs& args);
-  // score[l] = sum_i max(q_i * min_li, q_i * max_li) for logical pages l, statistics bf16
-  // [pages][2][dim].
-  void (*box_scores)(const float* q, const uint16_t* stats, int pages, int dim, float* scores);
+  // score[l] = sum_i max(q_i * min_li, q_i * max_li) for logical pages l, from a slice's statistics
+  // of 16 or 8 bits (plan/key_stats.h).
+  void (*box_scores)(const float* q, const uint16_t* stats, int bits, int pages, int dim,
+                     float* scores);
   // best[r] = max over the 64 keys of a block of q_r.k, tail[r] over the last `reach` of them
   // (-infinity for none); q bf16 [rows][dim], k as in AttnBlockArgs.
   void (*best_keys)(const uint16_t* q, const uint16_t* k, int rows, int dim, int reach, float* best,

@@ -24,7 +24,7 @@ struct DeviceCodec {
 struct DevicePool {
   std::byte* pages;             // [page][rank][slice bytes]
   int64_t page_bytes;           // of this layer
-  uint16_t* stats;              // bf16 [page][rank][logical page][2][D]; null without
+  uint16_t* stats;              // [page][rank][stats slice]; null without (plan/key_stats.h)
   int64_t stats_page_elements;  // elements from page to page
   const int32_t* table;         // [sequence slot][block] -> page id or kNoPage
   int64_t table_stride;
@@ -33,6 +33,8 @@ struct DevicePool {
 struct DeviceView {
   DeviceCodec codec;
   int logical_tokens;  // of a logical page
+  int stats_bits;      // 16 or 8
+  int stats_slice;     // 16-bit elements
   int kv_heads;
   DevicePool pools[2];              // by HeadClass
   uint8_t head_class[kMaxKvHeads];  // HeadClass of each KV head
@@ -52,8 +54,7 @@ struct DeviceView {
   __device__ uint16_t* Stats(int kv_head, int page) const {
     const DevicePool& p = pools[head_class[kv_head]];
     if (p.stats == nullptr) return nullptr;
-    const int slice = kBlockTokens / logical_tokens * 2 * codec.dim;
-    return p.stats + page * p.stats_page_elements + head_rank[kv_head] * slice;
+    return p.stats + page * p.stats_page_elements + head_rank[kv_head] * stats_slice;
   }
 #endif
 };

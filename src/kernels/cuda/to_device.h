@@ -18,6 +18,8 @@ inline DeviceView ToDevice(const KvView& view) {
                static_cast<int>(c.v_scale_offset()),
                static_cast<int>(c.slice_bytes())};
   out.logical_tokens = view.stats.logical_tokens;
+  out.stats_bits = view.stats.bits;
+  out.stats_slice = static_cast<int>(view.stats.slice_bytes() / 2);
   out.kv_heads = view.heads->num_heads();
   for (int i : {0, 1}) {
     const PoolView& p = view.pools[i];

@@ -35,7 +35,6 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
   // Heads are independent: the tokens of one share slices.
   pool->ParallelFor(kv_heads, [&](int64_t index, int) {
     const int h = static_cast<int>(index);
-    std::vector<float> stored(static_cast<size_t>(dim));
     for (int t = 0; t < tokens; ++t) {
       float* k = args.k.Row(t) + h * dim;
       Rotate(k, args.rope.Row(t), dim);
@@ -45,10 +44,8 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
       CHECK(slice != nullptr);
       codec.EncodeK(k, token, slice);
       codec.EncodeV(args.v.Row(t) + h * dim, token, slice);
-      if (uint16_t* stats = view.Stats(seq, h, block)) {
-        codec.DecodeK(slice, token, stored.data());
-        view.stats.Fold(stored.data(), token, stats);
-      }
+      if (uint16_t* stats = view.Stats(seq, h, block); stats && view.stats.Completes(token))
+        view.stats.Store(codec, slice, token / view.stats.logical_tokens, stats);
     }
   });
 }

@@ -11,18 +11,16 @@ namespace {
 
 constexpr double kLowest = -std::numeric_limits<double>::infinity();
 
-// S of one block: the best upper bound of q.k among its logical pages; empty ones have none.
+// S of one block: the best upper bound of q.k among its logical pages.
 double BlockScore(const float* q, const KeyStats& layout, const uint16_t* stats) {
-  const int dim = layout.dim;
+  std::vector<float> low(static_cast<size_t>(layout.dim)), high(low);
   double best = kLowest;
   for (int page = 0; page < layout.pages_per_block(); ++page) {
-    const uint16_t* low = stats + static_cast<int64_t>(page) * 2 * dim;
-    const uint16_t* high = low + dim;
-    if (FromBf16(low[0]) > FromBf16(high[0])) continue;
+    layout.Decode(stats, page, low.data(), high.data());
     double sum = 0;
-    for (int i = 0; i < dim; ++i) {
+    for (size_t i = 0; i < low.size(); ++i) {
       const double x = q[i];
-      sum += std::max(x * FromBf16(low[i]), x * FromBf16(high[i]));
+      sum += std::max(x * low[i], x * high[i]);
     }
     best = std::max(best, sum);
   }
@@ -65,7 +63,7 @@ void SelectOne(const SelectJob& job, const SelectArgs& args) {
       const int block = job.first_block + b;
       const float* query = q.Row(job.row) + h * dim;
       double& s = head_score[static_cast<size_t>(b)];
-      if (args.score == PageScore::kBounds) {
+      if (args.score != PageScore::kKeys) {
         s = BlockScore(query, view.stats, view.Stats(job.seq, kv_head, block));
         continue;
       }

@@ -1,7 +1,8 @@
 // Append: bias, head norm, rotary embedding, quantisation, page write and key statistics in one
-// pass over QKV. A block of threads has the tokens of one logical page (the unit that statistics
-// are folded over, and never less than the pair of tokens that share a byte of kv4 values) and one
-// KV head with the query heads of its group; a warp has one head of one token at a time.
+// pass over QKV. A block of threads has the tokens of one logical page (the unit of statistics, and
+// never less than the pair of tokens that share a byte of kv4 values) and one KV head with the
+// query heads of its group; a warp has one head of one token at a time. Who has the last token of a
+// logical page makes its statistics, with the keys that earlier launches stored.
 //
 // Bytes, D = 128, kv8, group 4, a token and KV head: 1.5 KiB of QKV read, 1 KiB of q written, 264
 // bytes of page: about 2.8 KiB, so 8,192 tokens of 8 heads take 60 us at 3 TB/s.
@@ -127,6 +128,46 @@ __device__ void Encode(const Head<E>& head, int bits, std::byte* scales, int tok
   }
 }
 
+// One channel of a stored key, as KvCodec::DecodeK.
+__device__ float DecodeK(const DeviceCodec& codec, const std::byte* slice, int token, int channel) {
+  const int i = ((channel / 2) * kBlockTokens + token) * 2 + channel % 2;
+  if (codec.k_bits == 16) return Bf16ToFloat(reinterpret_cast<const uint16_t*>(slice)[i]);
+  const uint8_t* codes = reinterpret_cast<const uint8_t*>(slice);
+  const int code = codec.k_bits == 8 ? codes[i] : codes[i / 2] >> (4 * (i % 2)) & 15;
+  const uint16_t* scales = reinterpret_cast<const uint16_t*>(slice + codec.k_scale_offset);
+  return __fadd_rn(__fmul_rn(F16ToFloat(scales[token]), static_cast<float>(code)),
+                   F16ToFloat(scales[kBlockTokens + token]));
+}
+
+// One side of a logical page's statistics in 8 bits, by a warp: the bytes of plan/key_stats.cc.
+template <int E>
+__device__ void EncodeSide(const float* bounds, bool up, uint8_t* codes, uint16_t* scale_min) {
+  constexpr float kMostCoded = 0x1p126f;
+  const int lane = threadIdx.x % 32;
+  float x[2 * E], least = INFINITY, most = -INFINITY;
+#pragma unroll
+  for (int e = 0; e < 2 * E; ++e) {
+    x[e] = fminf(fmaxf(bounds[lane + 32 * e], -kMostCoded), kMostCoded);
+    least = fminf(least, x[e]);
+    most = fmaxf(most, x[e]);
+  }
+  least = WarpMin(least);
+  most = WarpMax(most);
+  const uint16_t min_bits = FloatToBf16Down(least == 0 ? 0.0f : least);
+  const float m = Bf16ToFloat(min_bits);
+  uint16_t scale_bits = most > m ? FloatToBf16Up(__fdiv_rn(most - m, 255.0f)) : 0;
+  if (Bf16ToFloat(scale_bits) * 255.0f + m < most) ++scale_bits;
+  const float s = Bf16ToFloat(scale_bits);
+  if (lane == 0) scale_min[0] = scale_bits, scale_min[1] = min_bits;
+#pragma unroll
+  for (int e = 0; e < 2 * E; ++e) {
+    const float exact = s > 0 ? __fdiv_rn(x[e] - m, s) : 0.0f;
+    float code = fminf(fmaxf(up ? ceilf(exact) : floorf(exact), 0.0f), 255.0f);
+    while (up ? s * code + m < x[e] : s * code + m > x[e]) code += up ? 1.0f : -1.0f;
+    codes[lane + 32 * e] = static_cast<uint8_t>(code);
+  }
+}
+
 // Tokens [first, first + count) of the block from codes [token][stride] into K's order: pairs of
 // channels, then tokens.
 __device__ void WriteK(const uint16_t* codes, int stride, int first, int count, int dim, int bits,
@@ -192,14 +233,16 @@ __global__ void AppendKernel(AppendLaunch a) {
   const int page = view.Page(slot, kv_head, block);
   std::byte* slice = view.Slice(kv_head, page);
   uint16_t* stats = view.Stats(kv_head, page);
-  if (stats) stats += place / view.logical_tokens * 2 * kDim;
+  if (stats && (place + end - begin) % view.logical_tokens != 0) stats = nullptr;  // not full yet
 
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32, channel = threadIdx.x;
   float low = INFINITY, high = -INFINITY;
-  if (stats && channel < kDim && place % view.logical_tokens != 0) {
-    low = Bf16ToFloat(stats[channel]);
-    high = Bf16ToFloat(stats[kDim + channel]);
-  }
+  if (stats && channel < kDim)
+    for (int t = place / view.logical_tokens * view.logical_tokens; t < place; ++t) {
+      const float key = DecodeK(codec, slice, t, channel);
+      low = fminf(low, key);
+      high = fmaxf(high, key);
+    }
   for (int batch = begin; batch < end; batch += kBatch) {
     const int count = min(kBatch, end - batch);
     for (int work = warp; work < count * (group + 2); work += warps) {
@@ -239,10 +282,20 @@ __global__ void AppendKernel(AppendLaunch a) {
     }
     __syncthreads();
   }
-  if (stats && channel < kDim) {
-    stats[channel] = FloatToBf16Down(low);
-    stats[kDim + channel] = FloatToBf16Up(high);
+  if (stats == nullptr) return;
+  const int logical_page = place / view.logical_tokens;
+  if (view.stats_bits == 16) {
+    uint16_t* to = stats + logical_page * 2 * kDim;
+    if (channel < kDim)
+      to[channel] = FloatToBf16Down(low), to[kDim + channel] = FloatToBf16Up(high);
+    return;
   }
+  if (channel < kDim) decoded[0][channel] = low, decoded[1][channel] = high;
+  __syncthreads();
+  const int pages = kBlockTokens / view.logical_tokens, side = 2 * logical_page + warp;
+  if (warp < 2)
+    EncodeSide<E>(decoded[warp], warp == 1, reinterpret_cast<uint8_t*>(stats) + side * kDim,
+                  stats + pages * kDim + 2 * side);
 }
 
 template <int E>

@@ -229,6 +229,20 @@ cudaError_t RunSelect(const SelectParams& p, cudaStream_t stream) {
                          kTopKThreads, shared, stream, device.capability >= 90, p);
 }
 
+template <int kDim, int kBits>
+cudaError_t RunBounds(const SelectParams& p, cudaStream_t stream) {
+  switch (p.args.view.logical_tokens) {
+    case 16:
+      return RunSelect<BoundScore<kDim, 4, kBits>>(p, stream);
+    case 32:
+      return RunSelect<BoundScore<kDim, 2, kBits>>(p, stream);
+    case 64:
+      return RunSelect<BoundScore<kDim, 1, kBits>>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
 template <int kDim>
 cudaError_t RunSelect(const SelectParams& p, cudaStream_t stream) {
   const DeviceView& view = p.args.view;
@@ -244,16 +258,7 @@ cudaError_t RunSelect(const SelectParams& p, cudaStream_t stream) {
         return cudaErrorInvalidValue;
     }
   }
-  switch (view.logical_tokens) {
-    case 16:
-      return RunSelect<BoundScore<kDim, 4>>(p, stream);
-    case 32:
-      return RunSelect<BoundScore<kDim, 2>>(p, stream);
-    case 64:
-      return RunSelect<BoundScore<kDim, 1>>(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return view.stats_bits == 8 ? RunBounds<kDim, 8>(p, stream) : RunBounds<kDim, 16>(p, stream);
 }
 
 }  // namespace

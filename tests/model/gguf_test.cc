@@ -205,5 +205,41 @@ TEST(GgufConfig, AbsurdFieldsAreNamed) {
               "mamba");
 }
 
+// Llama 3's GGUFs carry a factor for each frequency, by which angles are divided.
+Result<ModelConfig> WithFactors(const std::vector<float>& factors, uint32_t type = kF32) {
+  GgufBytes file;
+  file.Header(2, 8).Key("general.architecture", std::string("llama"));
+  for (const char* key : {"block_count", "context_length", "feed_forward_length"})
+    file.Key("llama." + std::string(key), 64u);
+  file.Key("llama.embedding_length", 64u)
+      .Key("llama.attention.head_count", 4u)
+      .Key("llama.attention.head_count_kv", 2u)
+      .Key("llama.attention.layer_norm_rms_epsilon", 1e-5f)
+      .Tensor("token_embd.weight", {64, 4}, kF32, 0)
+      .Tensor("rope_freqs.weight", {factors.size()}, type, 1024)
+      .Data(1024);
+  for (const float factor : factors) file.Number(factor);
+  Result<GgufFile> read = file.Parse();
+  if (!read.ok()) return read.status();
+  return ConfigFromGguf(*read, "test.gguf");
+}
+
+TEST(GgufConfig, FrequencyFactorsAreChecked) {
+  const std::vector<float> good(8, 2.0f);  // half of a head
+  Result<ModelConfig> c = WithFactors(good);
+  ASSERT_TRUE(c.ok()) << c.status().ToString();
+  EXPECT_EQ(c->rope.frequency_factors, good);
+  constexpr uint32_t kF16 = 1;
+  ExpectError(WithFactors(good, kF16).status(), Code::kInvalidArgument, "rope_freqs.weight");
+  for (const size_t count : {size_t{1}, size_t{7}, size_t{9}, size_t{16}})
+    ExpectError(WithFactors(std::vector<float>(count, 1.0f)).status(), Code::kInvalidArgument,
+                "must hold 8");
+  for (const float bad : {0.0f, -1.0f, 1e-30f, 1e30f, INFINITY, NAN}) {
+    std::vector<float> factors = good;
+    factors[5] = bad;
+    ExpectError(WithFactors(factors).status(), Code::kInvalidArgument, "rope_freqs.weight");
+  }
+}
+
 }  // namespace
 }  // namespace lserve

@@ -23,6 +23,7 @@
 #include "eval/head_effects.h"
 #include "eval/probe.h"
 #include "model/weights.h"
+#include "plan/hadamard.h"
 #include "sparse/head_pattern.h"
 
 namespace lserve {
@@ -48,12 +49,14 @@ struct Squares {
 // One head's keys or values: [token][channel].
 using Rows = std::vector<std::vector<float>>;
 
-Squares StoredAgain(const Rows& rows, KvType type, bool keys) {
+Squares StoredAgain(Rows rows, KvType type, bool keys) {
   const int dim = static_cast<int>(rows[0].size());
   const KvCodec codec(type, type, dim);
   std::vector<std::byte> slice(codec.slice_bytes());
   std::vector<float> back(rows[0].size());
   std::vector<double> mean(rows[0].size());
+  if (keys && TransformsKeys(codec))
+    for (std::vector<float>& row : rows) HadamardTransform(row.data(), dim);
   for (const std::vector<float>& row : rows)
     for (size_t c = 0; c < row.size(); ++c) mean[c] += row[c] / static_cast<double>(rows.size());
   Squares sum;

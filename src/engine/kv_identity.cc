@@ -8,7 +8,7 @@ namespace lserve {
 namespace {
 
 constexpr int kFormat =
-    1;  // of pages and statistics (docs/formats.md): counted up when they change
+    2;  // of pages and statistics (docs/formats.md): counted up when they change
 
 // Weights are told apart by their files: hashing them all would take longer than loading them.
 std::string WeightsOf(const ModelFiles& files, const EngineOptions& options) {

@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_ops.h"
+#include "plan/hadamard.h"
 
 namespace lserve::cpu {
 
@@ -28,6 +29,10 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
       const float* rope = args.rope.Row(t);
       kernels.rotate_row(args.q.Row(t), rope, q_heads, dim);
       kernels.rotate_row(args.k.Row(t), rope, kv_heads, dim);
+      if (TransformsKeys(codec)) {
+        for (int h = 0; h < q_heads; ++h) HadamardTransform(args.q.Row(t) + h * dim, dim);
+        for (int h = 0; h < kv_heads; ++h) HadamardTransform(args.k.Row(t) + h * dim, dim);
+      }
       const size_t i = static_cast<size_t>(t);
       const int block = args.pos[i] / kBlockTokens, place = args.pos[i] % kBlockTokens;
       for (int h = 0; h < kv_heads; ++h) {

@@ -1,6 +1,7 @@
 #include <vector>
 
 #include "kernels/ref/ref_ops.h"
+#include "plan/hadamard.h"
 
 namespace lserve::ref {
 namespace {
@@ -30,7 +31,10 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
 
   pool->ParallelFor(tokens, [&](int64_t index, int) {
     const int t = static_cast<int>(index);
-    for (int h = 0; h < q_heads; ++h) Rotate(args.q.Row(t) + h * dim, args.rope.Row(t), dim);
+    for (int h = 0; h < q_heads; ++h) {
+      Rotate(args.q.Row(t) + h * dim, args.rope.Row(t), dim);
+      if (TransformsKeys(codec)) HadamardTransform(args.q.Row(t) + h * dim, dim);
+    }
   });
   // Heads are independent: the tokens of one share slices.
   pool->ParallelFor(kv_heads, [&](int64_t index, int) {
@@ -38,6 +42,7 @@ void Append(const AppendArgs& args, ThreadPool* pool) {
     for (int t = 0; t < tokens; ++t) {
       float* k = args.k.Row(t) + h * dim;
       Rotate(k, args.rope.Row(t), dim);
+      if (TransformsKeys(codec)) HadamardTransform(k, dim);
       const int seq = args.seq[static_cast<size_t>(t)], pos = args.pos[static_cast<size_t>(t)];
       const int block = pos / kBlockTokens, token = pos % kBlockTokens;
       std::byte* slice = view.Slice(seq, h, block);

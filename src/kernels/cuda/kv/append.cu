@@ -85,6 +85,33 @@ __device__ void Rotate(Head<E>* head, const float* rope) {
   }
 }
 
+// HadamardTransform, adding in its order: channels of lanes first, then those a lane has.
+template <int E>
+__device__ void Transform(Head<E>* head) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int half = 1; half < 32; half *= 2) {
+#pragma unroll
+    for (int e = 0; e < 2 * E; ++e) {
+      const float other = __shfl_xor_sync(~0u, head->x[e], half);
+      head->x[e] = lane & half ? other - head->x[e] : head->x[e] + other;
+    }
+  }
+#pragma unroll
+  for (int half = 1; half < 2 * E; half *= 2) {
+#pragma unroll
+    for (int e = 0; e < 2 * E; ++e) {
+      if (e & half) continue;
+      const float a = head->x[e], b = head->x[e + half];
+      head->x[e] = a + b;
+      head->x[e + half] = a - b;
+    }
+  }
+  const float scale = 1.0f / sqrtf(64.0f * E);
+#pragma unroll
+  for (int e = 0; e < 2 * E; ++e) head->x[e] *= scale;
+}
+
 __device__ float Finite(float x) { return isnan(x) ? 0.0f : fminf(fmaxf(x, -65504.0f), 65504.0f); }
 
 // Codes of one head of one token into codes[0, D) (bf16 bits or numbers below 256), scale and
@@ -255,12 +282,14 @@ __global__ void AppendKernel(AppendLaunch a) {
         Head<E> q = Load<E, kWide>(a, offset, column);
         Norm(&q, a.q_norm, a.norm_eps);
         Rotate(&q, rope);
+        if (codec.k_bits == 4) Transform(&q);
         Store<E, kWide>(a, offset, column, q);
       } else if (what == group) {
         const int column = (a.q_heads + kv_head) * kDim;
         Head<E> k = Load<E, kWide>(a, offset, column);
         Norm(&k, a.k_norm, a.norm_eps);
         Rotate(&k, rope);
+        if (codec.k_bits == 4) Transform(&k);
         if (kWide) Store<E, kWide>(a, offset, column, k);
         Encode(k, codec.k_bits, slice + codec.k_scale_offset, token, k_codes[t],
                stats ? decoded[t] : nullptr);

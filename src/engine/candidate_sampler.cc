@@ -1,8 +1,8 @@
 // The sampler over candidates: the same choice as over whole logits, or none where the candidates
 // do not settle it (the caller then reads the row). What is known: the kCandidates largest logits
-// in order, so no other logit is above the last of them, and the logits of tokens that bias or
-// penalties may raise. Two sums are over the vocabulary in the device's order, not in the order of
-// logits: a nucleus may end one token sooner or later where its mass meets top_p within some 1e-10,
+// in order, so no other logit is above the last of them; the likeliest draws, each with the mass of
+// the tokens before it; and the logits of tokens that bias or penalties may raise. Sums over the
+// vocabulary are in the device's order: where a nucleus ends within kSumError, nothing is settled,
 // and a log probability may differ in its last bit.
 #include <algorithm>
 #include <cmath>
@@ -13,8 +13,8 @@
 namespace lserve {
 namespace {
 
-// Sums whose terms cancelled to less than this share of them are not used.
-constexpr double kLeastShare = 1e-4;
+// What a sum may be off, of all that was added up; 1e-14 is usual.
+constexpr double kSumError = 1e-10;
 
 bool Complete(const CandidateRow& row, int vocab) { return row.count == vocab; }
 
@@ -61,13 +61,18 @@ bool Sampler::Ask(CandidateAsk* ask, std::vector<int32_t>* wanted) const {
   ask->total = needs_total();
   ask->normalizer = params_.logprobs >= 0;
   ask->draws = draws_from_all();
+  ask->floor = FloorBelow();
   ask->inverse_temperature = inverse_;
   ask->seed = seed_;
   ask->position = position_;
   ask->wanted_begin = static_cast<int32_t>(wanted->size());
   ask->wanted_count = 0;
   if (!wants_touched()) return true;
-  if (touched_ids_.size() > size_t{kMostWanted}) return false;
+  if (touched_ids_.size() > size_t{kMostWanted}) {
+    if (raises_ || params_.min_p == 0) return false;
+    ask->total = ask->draws = false;  // candidates may be all that min-p leaves
+    return true;
+  }
   ask->wanted_count = static_cast<int32_t>(touched_ids_.size());
   wanted->insert(wanted->end(), touched_ids_.begin(), touched_ids_.end());
   return true;
@@ -99,7 +104,10 @@ std::optional<int32_t> Sampler::DrawFrom(const CandidateAsk& ask, const Candidat
                                          std::span<const float> wanted_logits) {
   const float max = tokens_[0].logit, bound = row.logits[row.count - 1];
   const float floor = Floor(max);
-  while (!(tokens_.back().logit > -INFINITY && tokens_.back().logit >= floor)) tokens_.pop_back();
+  const auto left = [&](const Token& token) {
+    return token.logit > -INFINITY && token.logit >= floor;
+  };
+  while (!left(tokens_.back())) tokens_.pop_back();
   // Whether tokens_ is all that min-p and top-k leave.
   bool all = Complete(row, vocab_) || floor > bound;
   const size_t top_k = static_cast<size_t>(params_.top_k);
@@ -108,37 +116,73 @@ std::optional<int32_t> Sampler::DrawFrom(const CandidateAsk& ask, const Candidat
     tokens_.resize(std::min(tokens_.size(), top_k));
   }
   if (all) {
-    if (params_.top_p < 1) tokens_.resize(Nucleus(max, Mass(max)));
-    return Pick(max).id;
-  }
-  const double from_row_max = (static_cast<double>(row.logits[0]) - max) * ask.inverse_temperature;
-  if (ask.total) {
-    const double raw = row.total * std::exp(from_row_max);
-    double total = raw, taken = raw;
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      const double before = std::exp(Scaled({0, wanted_logits[i]}, max));
-      const double after = std::exp(Scaled({0, Adjusted(wanted[i], wanted_logits[i])}, max));
-      total += after - before;
-      taken += after;
-    }
-    if (!(total >= kLeastShare * taken) || !std::isfinite(taken)) return std::nullopt;
-    const size_t keep = Nucleus(max, total);
-    if (keep > certain || keep >= tokens_.size()) return std::nullopt;
-    tokens_.resize(keep);
-    return Pick(max).id;
+    if (params_.top_p >= 1) return Pick(max).token.id;
+    const double total = Mass(max);
+    return PickNucleus(max, params_.top_p * total, kSumError * total);
   }
   if (!ask.draws) return std::nullopt;
+
+  const double from_row_max = (static_cast<double>(row.logits[0]) - max) * ask.inverse_temperature;
+  std::vector<Change> changes;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const Token before{wanted[i], wanted_logits[i]},
+        after{wanted[i], Adjusted(wanted[i], wanted_logits[i])};
+    const auto mass = [&](const Token& token) {
+      return left(token) ? std::exp(Scaled(token, max)) : 0;
+    };
+    changes.push_back({before, after, mass(before), mass(after)});
+  }
+  Judge inside = [](const Token&) { return true; };
+  if (ask.total) {
+    if (params_.min_p > 0 && max != row.logits[0]) return std::nullopt;  // not the device's floor
+    const double scale = std::exp(from_row_max);
+    double total = row.total * scale, added = total;
+    for (const Change& change : changes) {
+      total += change.mass_after - change.mass_before;
+      added += change.mass_after;
+    }
+    if (!std::isfinite(added)) return std::nullopt;
+    const double line = params_.top_p * total, margin = kSumError * added;
+    tokens_.resize(certain);
+    const std::optional<bool> beyond = Inside(Mass(max), line, margin);
+    if (!beyond) return std::nullopt;
+    if (!*beyond) return PickNucleus(max, line, margin);
+    inside = [&row, &changes, this, scale, line, margin](const Token& token) {
+      return InsideByDraws(row, scale, changes, line, margin, token);
+    };
+  }
   // Nothing else can win: what is lowered only and not among the draws was below their bound
   // before. That a token may be there twice does not matter.
   tokens_.clear();
   for (int i = 0; i < kDraws; ++i)
     if (const int32_t id = row.draw_ids[i]; id >= 0)
       tokens_.push_back({id, Adjusted(id, row.draw_logits[i])});
-  for (size_t i = 0; i < wanted.size(); ++i)
-    tokens_.push_back({wanted[i], Adjusted(wanted[i], wanted_logits[i])});
-  const Winner winner = Pick(max);
-  if (!(winner.value > row.draw_bound + from_row_max)) return std::nullopt;
-  return winner.id;
+  for (const Change& change : changes) tokens_.push_back(change.after);
+  std::erase_if(tokens_, [&](const Token& token) { return !left(token); });
+  return PickInside(max, row.draw_bound + from_row_max, inside);
+}
+
+// Where all certain tokens are inside. A draw that nothing changes is inside by the mass before it;
+// others are inside if they are before one that is, and outside if they are after one that is
+// not. `scale` makes the row's masses those of the largest logit after bias and penalties.
+std::optional<bool> Sampler::InsideByDraws(const CandidateRow& row, double scale,
+                                           std::span<const Change> changes, double line,
+                                           double margin, const Token& token) const {
+  const float bound = row.logits[row.count - 1];
+  if (token.logit > bound) return true;
+  for (int i = 0; i < kDraws; ++i) {
+    const Token draw{row.draw_ids[i], row.draw_logits[i]};
+    if (draw.id < 0 || draw.logit > bound) continue;
+    if (!touched_.empty() && touched_[static_cast<size_t>(draw.id)]) continue;
+    double above = row.draw_above[i] * scale;
+    for (const Change& change : changes) {
+      if (Better(change.before, draw)) above -= change.mass_before;
+      if (Better(change.after, draw)) above += change.mass_after;
+    }
+    const std::optional<bool> inside = Inside(above, line, margin);
+    if (inside && *inside ? !Better(draw, token) : inside && !Better(token, draw)) return inside;
+  }
+  return std::nullopt;
 }
 
 std::optional<Sampled> Sampler::Sample(const CandidateAsk& ask, const CandidateRow& row,

@@ -143,8 +143,8 @@ float Sampler::Adjusted(int32_t id, float x) const {
   return x;
 }
 
-float Sampler::Floor(float max) const {
-  return params_.min_p > 0 ? max + static_cast<float>(std::log(params_.min_p) * params_.temperature)
+float Sampler::FloorBelow() const {
+  return params_.min_p > 0 ? static_cast<float>(std::log(params_.min_p) * params_.temperature)
                            : kNever;
 }
 
@@ -154,27 +154,55 @@ double Sampler::Mass(float max) const {
   return total;
 }
 
-size_t Sampler::Nucleus(float max, double total) const {
-  double sum = 0;
-  size_t keep = 0;
-  while (keep < tokens_.size() &&
-         sum < params_.top_p * total)  // the token that crosses the line stays
-    sum += std::exp(Scaled(tokens_[keep++], max));
-  return std::max<size_t>(keep, 1);
-}
-
 Sampler::Winner Sampler::Pick(float max) const {
-  Winner best{-1, -INFINITY};
+  Winner best{{-1, kNever}, -INFINITY};
+  double most = INFINITY;  // of 1 - u, where the largest logit of all would win
   for (const Token& token : tokens_) {
     const double own = Scaled(token, max);
     if (own + kLargestGumbel < best.value)
-      continue;  // cannot win: most of the vocabulary needs no random number
-    const double u = (DrawBits(seed_, position_, token.id) + 0.5) * 0x1p-32;
+      continue;  // cannot win: most of a peaked vocabulary needs no random number
+    const uint32_t bits = DrawBits(seed_, position_, token.id);
+    // Nor can this, as -log(u) >= 1 - u: most of a flat one needs no logarithm.
+    if ((~bits + 0.5) * 0x1p-32 > most) continue;
+    const double u = (bits + 0.5) * 0x1p-32;
     const double value = own - std::log(-std::log(u));
-    if (best.id < 0 || value > best.value || (value == best.value && token.id < best.id))
-      best = {token.id, value};
+    if (best.token.id < 0 || value > best.value ||
+        (value == best.value && token.id < best.token.id)) {
+      best = {token, value};
+      most = std::exp(-value) * (1 + 1e-9);
+    }
   }
   return best;
+}
+
+// The token that crosses the line stays.
+std::optional<bool> Sampler::Inside(double above, double line, double margin) {
+  if (above < line - margin) return true;
+  if (above < line + margin) return std::nullopt;
+  return false;
+}
+
+// Without sorting: who wins among all has won if it is inside. If it is not, neither are those that
+// are no better, and the search goes on among the better ones; tokens outside have 1 - top_p of the
+// mass, so that is seldom, and each time takes half of them away.
+std::optional<int32_t> Sampler::PickInside(float max, double bound, const Judge& inside) {
+  for (;;) {
+    const Winner winner = Pick(max);
+    if (!(winner.value > bound)) return std::nullopt;
+    const std::optional<bool> in = inside(winner.token);
+    if (!in) return std::nullopt;
+    if (*in) return winner.token.id;
+    std::erase_if(tokens_, [&](const Token& token) { return !Better(token, winner.token); });
+  }
+}
+
+std::optional<int32_t> Sampler::PickNucleus(float max, double line, double margin) {
+  return PickInside(max, -INFINITY, [&](const Token& own) {
+    double above = 0;
+    for (const Token& token : tokens_)
+      if (Better(token, own)) above += std::exp(Scaled(token, max));
+    return above > 0 ? Inside(above, line, margin) : true;  // the best stays whatever top_p is
+  });
 }
 
 int32_t Sampler::Draw(std::span<const float> logits) {
@@ -189,11 +217,8 @@ int32_t Sampler::Draw(std::span<const float> logits) {
     std::nth_element(tokens_.begin(), tokens_.begin() + params_.top_k - 1, tokens_.end(), Better);
     tokens_.resize(static_cast<size_t>(params_.top_k));
   }
-  if (params_.top_p < 1) {
-    std::sort(tokens_.begin(), tokens_.end(), Better);
-    tokens_.resize(Nucleus(max, Mass(max)));
-  }
-  return Pick(max).id;
+  if (params_.top_p < 1) return *PickNucleus(max, params_.top_p * Mass(max), 0);
+  return Pick(max).token.id;
 }
 
 bool Sampler::plain_greedy() const {

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -55,7 +56,7 @@ class Sampler {
     float logit;
   };
   struct Winner {
-    int32_t id;
+    Token token;
     double value;
   };
   static bool Better(const Token& a, const Token& b) {
@@ -67,24 +68,29 @@ class Sampler {
   // Smaller temperatures would overflow.
   bool greedy() const { return params_.temperature <= 1e-5; }
   // Whether a nucleus is cut out of the whole vocabulary.
-  bool needs_total() const {
-    return !greedy() && params_.top_p < 1 && params_.top_k == 0 && params_.min_p == 0;
-  }
-  bool draws_from_all() const {
-    return !greedy() && params_.top_p >= 1 && params_.top_k == 0 && params_.min_p == 0;
-  }
+  bool needs_total() const { return draws_from_all() && params_.top_p < 1; }
+  bool draws_from_all() const { return !greedy() && params_.top_k == 0; }
 
   void Touch(int32_t id);
   // The token's logit after bias and penalties.
   float Adjusted(int32_t id, float logit) const;
-  // Of min-p.
-  float Floor(float max) const;
+  // Of min-p: the smallest logit that it leaves, and that less the largest one.
+  float Floor(float max) const { return max + FloorBelow(); }
+  float FloorBelow() const;
   int32_t Draw(std::span<const float> logits);
-  // Of tokens_: what top-p compares with, how many the nucleus has (they are in order), and
-  // Gumbel-max.
+  // Of tokens_, in any order: what top-p compares with, and Gumbel-max.
   double Mass(float max) const;
-  size_t Nucleus(float max, double total) const;
   Winner Pick(float max) const;
+  // Whether a token belongs to the nucleus whose mass is `line`, by the mass of the better ones;
+  // nothing where that is not known: sums may be off by `margin`.
+  static std::optional<bool> Inside(double above, double line, double margin);
+  // The winner of the nucleus. tokens_ are all of the vocabulary, or all that can win against
+  // `bound`; `inside` tells whether a token belongs to the nucleus. Nothing where it is not
+  // settled.
+  using Judge = std::function<std::optional<bool>(const Token&)>;
+  std::optional<int32_t> PickInside(float max, double bound, const Judge& inside);
+  // The same where tokens_ has all of the nucleus.
+  std::optional<int32_t> PickNucleus(float max, double line, double margin);
 
   // candidate_sampler.cc
   bool wants_touched() const { return raises_ || needs_total(); }
@@ -93,6 +99,14 @@ class Sampler {
   std::optional<int32_t> DrawFrom(const CandidateAsk& ask, const CandidateRow& row, size_t certain,
                                   std::span<const int32_t> wanted,
                                   std::span<const float> wanted_logits);
+  // A wanted token before and after bias and penalties, with its parts of the masses.
+  struct Change {
+    Token before, after;
+    double mass_before, mass_after;
+  };
+  std::optional<bool> InsideByDraws(const CandidateRow& row, double scale,
+                                    std::span<const Change> changes, double line, double margin,
+                                    const Token& token) const;
 
   SamplingParams params_;  // logit_bias in order of id
   uint64_t seed_;

@@ -5,6 +5,7 @@
 // on a device; NaN counts as -infinity everywhere.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <span>
 
@@ -43,23 +44,27 @@ constexpr uint32_t DrawBits(uint64_t seed, int64_t position, int32_t token) {
 struct CandidateAsk {
   int32_t row = 0;                                        // of the logits
   bool total = false, normalizer = false, draws = false;  // what is needed
-  double inverse_temperature = 1;                         // of `total` and `draws`
-  uint64_t seed = 0;                                      // of `draws`, as `position`
+  float floor = -INFINITY;         // of `total`: logits below the largest + this do not count
+  double inverse_temperature = 1;  // of `total` and `draws`
+  uint64_t seed = 0;               // of `draws`, as `position`
   int64_t position = 0;
   int32_t wanted_begin = 0, wanted_count = 0;  // its part of the step's list of wanted token ids
 };
 
 // Its answer, of the logits as they are.
 struct CandidateRow {
-  double total = 0;           // sum over all tokens of exp((x - largest) / T)
+  double total = 0;           // sum over all tokens that count of exp((x - largest) / T)
   double normalizer = 0;      // likewise with T = 1
   int32_t count = 0;          // min(kCandidates, vocabulary)
   float draw_bound = 0;       // no token that is not among the draws has (x - largest) / T +
                               // -log(-log(u)) above this
   int32_t ids[kCandidates];   // largest logit first, of equals the smaller id
   float logits[kCandidates];  //
-  int32_t draw_ids[kDraws];   // -1: none; in no order
+  int32_t draw_ids[kDraws];   // likeliest first; -1: none
   float draw_logits[kDraws];
+  double draw_above[kDraws];  // with `total`: its part of tokens that are before this one in the
+                              // candidates' order; 0 where they all are candidates, the logit
+                              // being above the last one's
 };
 
 // The definition, in plain loops: tests hold devices to it, and models without a device can offer

@@ -159,6 +159,30 @@ TEST(Sampler, TopKTopPMinPLeaveExactlyTheirSets) {
   }
 }
 
+// Whoever wins of the sorted beginning, where the sampler does not sort.
+TEST(Sampler, NucleusIsThatOfTheSortedTokens) {
+  constexpr int kVocab = 3000;
+  for (const float deviation : {0.0f, 0.1f, 2.0f, 8.0f}) {
+    for (const double top_p : {1e-12, 0.05, 0.5, 0.95, 0.999}) {
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        std::vector<float> logits = RandomLogits(kVocab, 40 + seed);
+        for (float& x : logits) x = std::round(x * deviation * 64) / 128;  // ties among them
+        SamplingParams s;
+        s.temperature = 0.9;
+        s.top_p = top_p;
+        int32_t winner = -1;
+        double most = 0;
+        for (int32_t id : Allowed(s, logits)) {
+          const double u = (DrawBits(seed, 0, id) + 0.5) * 0x1p-32,
+                       value = logits[static_cast<size_t>(id)] / 0.9 - std::log(-std::log(u));
+          if (winner < 0 || value > most) winner = id, most = value;
+        }
+        EXPECT_EQ(Draw(s, seed, logits), winner) << deviation << " " << top_p << " " << seed;
+      }
+    }
+  }
+}
+
 TEST(Sampler, TopKDrawsKeepTheirRatios) {
   const std::vector<float> logits = RandomLogits(30, 8);
   SamplingParams s;

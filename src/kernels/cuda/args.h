@@ -6,11 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/candidates.h"
 #include "kernels/cuda/device_view.h"
 #include "plan/decode_row.h"
 #include "plan/page_score.h"
 #include "plan/tile.h"
+
+namespace lserve {
+struct CandidateAsk;  // kernels/candidates.h
+struct CandidateRow;
+}  // namespace lserve
 
 namespace lserve::cuda {
 

@@ -32,9 +32,12 @@ void FindCandidates(std::span<const float> logits, const CandidateAsk& ask,
 
   const double largest = row->logits[0];
   const auto scaled = [&](int32_t id) { return (usable(id) - largest) * ask.inverse_temperature; };
+  const float floor = row->logits[0] + ask.floor;
+  std::vector<double> masses(ask.total ? logits.size() : 0);
   for (int32_t id = 0; id < vocab; ++id) {
     if (!(usable(id) > -INFINITY)) continue;
-    if (ask.total) row->total += std::exp(scaled(id));
+    if (ask.total && usable(id) >= floor)
+      row->total += masses[static_cast<size_t>(id)] = std::exp(scaled(id));
     if (ask.normalizer) row->normalizer += std::exp(usable(id) - largest);
   }
   std::fill_n(row->draw_ids, kDraws, -1);
@@ -54,6 +57,16 @@ void FindCandidates(std::span<const float> logits, const CandidateAsk& ask,
       vocab <= kDraws
           ? -INFINITY
           : static_cast<float>(values[static_cast<size_t>(order[kDraws - 1])] + kDrawError);
+  for (int i = 0; i < count && ask.total; ++i) {
+    const int32_t own = row->draw_ids[i];
+    const float logit = row->draw_logits[i];
+    if (logit > row->logits[row->count - 1]) continue;
+    for (int32_t id = 0; id < vocab; ++id) {
+      const float x = usable(id);
+      const bool before = x > logit || (x == logit && id < own);
+      row->draw_above[i] += before ? masses[static_cast<size_t>(id)] : 0;
+    }
+  }
 }
 
 }  // namespace lserve

@@ -1,12 +1,14 @@
-// Candidates of rows of logits (kernels/candidates.h) in two kernels. The first cuts every row into
-// parts of some thousand tokens, one thread block each, and leaves each part's largest logits, its
-// sums and its likeliest draws; the second, one thread block a row, finds the row's among those and
-// puts them in order. Sums have a fixed order.
+// Candidates of rows of logits (kernels/candidates.h) in three kernels. The first cuts every row
+// into parts of some thousand tokens, one thread block each, and leaves each part's largest logits,
+// its sums and its likeliest draws; the second, one thread block a row, finds the row's among those
+// and puts them in order; the third, one thread block a draw, adds up what is before a draw that
+// the candidates do not reach to, which no draw of peaked logits is. Sums have a fixed order.
 //
 // Draws are compared in float arithmetic: the sampler computes the few that come out again in
 // double, and the bound it is told for the others has room for what they may be off: some 1e-5 for
 // two logarithms of a few ulp (kDrawError), and three roundings of (x - largest) / T, a number that
 // is no larger than the value and kLargestGumbel.
+#include "kernels/candidates.h"
 #include "kernels/cuda/device_facts.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/launch_dependent.h"
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(kTopKThreads)
   const int begin = static_cast<int>(static_cast<int64_t>(cols) * index / count);
   const int n = static_cast<int>(static_cast<int64_t>(cols) * (index + 1) / count) - begin;
   Part& part = parts[static_cast<int64_t>(blockIdx.y) * count + index];
-  const float largest = Usable(row[best[ask.row]]);
+  const float largest = Usable(row[best[ask.row]]), floor = largest + ask.floor;
 
   KeyRange range;
   double total = 0, normalizer = 0;
@@ -82,7 +84,7 @@ __global__ void __launch_bounds__(kTopKThreads)
     range.Add(keys[i]);
     if (x == -INFINITY) continue;
     const double below = static_cast<double>(x) - largest;
-    if (ask.total) total += exp(below * ask.inverse_temperature);
+    if (ask.total && x >= floor) total += exp(below * ask.inverse_temperature);
     if (ask.normalizer) normalizer += exp(below);
   }
   TopOrAll(keys, n, kCandidates, range, begin, part.ids);
@@ -143,6 +145,7 @@ __global__ void __launch_bounds__(kTopKThreads)
   extern __shared__ uint32_t keys[];
   __shared__ int32_t places[kCandidates];
   __shared__ uint64_t entries[kCandidates];
+  ptx::GridTrigger();
   ptx::GridWait();
   const CandidateAsk ask = asks[blockIdx.x];
   const float* row = logits + static_cast<int64_t>(ask.row) * cols;
@@ -197,6 +200,38 @@ __global__ void __launch_bounds__(kTopKThreads)
   }
 }
 
+__global__ void __launch_bounds__(kTopKThreads)
+    AboveKernel(const float* logits, int cols, const CandidateAsk* asks, CandidateRow* rows) {
+  constexpr int kBatch = 8;  // loads under way
+  ptx::GridWait();
+  const CandidateAsk ask = asks[blockIdx.y];
+  const float* row = logits + static_cast<int64_t>(ask.row) * cols;
+  CandidateRow& out = rows[blockIdx.y];
+  const int32_t id = out.draw_ids[blockIdx.x];
+  const float own = out.draw_logits[blockIdx.x];
+  double above = 0;
+  if (ask.total && id >= 0 && own <= out.logits[out.count - 1]) {
+    const float largest = out.logits[0], floor = largest + ask.floor;
+    for (int begin = threadIdx.x; begin < cols; begin += kBatch * kTopKThreads) {
+      float x[kBatch];
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int i = begin + k * kTopKThreads;
+        x[k] = i < cols ? row[i] : -INFINITY;
+      }
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k) {
+        const int i = begin + k * kTopKThreads;
+        const bool before = x[k] > own || (x[k] == own && i < id);  // no NaN is
+        if (before && x[k] >= floor && x[k] > -INFINITY)
+          above += exp((static_cast<double>(x[k]) - largest) * ask.inverse_temperature);
+      }
+    }
+    above = BlockSum(above);
+  }
+  if (threadIdx.x == 0) out.draw_above[blockIdx.x] = above;
+}
+
 int Parts(int cols) { return min(kMostParts, (cols + kPartTokens - 1) / kPartTokens); }
 
 }  // namespace
@@ -224,14 +259,16 @@ cudaError_t LaunchCandidates(const CandidateLaunch& args, cudaStream_t stream) {
   const bool programmatic = Facts().capability >= 90;
   const unsigned asks = static_cast<unsigned>(args.num_asks);
   Part* scratch = reinterpret_cast<Part*>(args.workspace);
-  const cudaError_t e = LaunchDependent(PartKernel, dim3(static_cast<unsigned>(parts), asks),
-                                        kTopKThreads, part_bytes, stream, programmatic, args.logits,
-                                        args.cols, args.best, args.asks, scratch);
+  cudaError_t e = LaunchDependent(PartKernel, dim3(static_cast<unsigned>(parts), asks),
+                                  kTopKThreads, part_bytes, stream, programmatic, args.logits,
+                                  args.cols, args.best, args.asks, scratch);
   if (e != cudaSuccess) return e;
-  return LaunchDependent(RowKernel, dim3(asks), kTopKThreads, row_bytes, stream, programmatic,
-                         args.logits, args.cols, args.asks, parts,
-                         static_cast<const Part*>(scratch), args.wanted, args.out,
-                         args.wanted_logits);
+  e = LaunchDependent(RowKernel, dim3(asks), kTopKThreads, row_bytes, stream, programmatic,
+                      args.logits, args.cols, args.asks, parts, static_cast<const Part*>(scratch),
+                      args.wanted, args.out, args.wanted_logits);
+  if (e != cudaSuccess) return e;
+  return LaunchDependent(AboveKernel, dim3(kDraws, asks), kTopKThreads, 0, stream, programmatic,
+                         args.logits, args.cols, args.asks, args.out);
 }
 
 }  // namespace lserve::cuda

@@ -6,6 +6,7 @@
 #include <boost/beast/core/stream_traits.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/status.hpp>
+#include <tuple>
 
 namespace lserve {
 namespace net = boost::asio;
@@ -231,6 +232,19 @@ void Session<Stream>::OnHeader(error_code ec) {
         {431,
          fmt::format("the request has {} headers, the limit is {}", count, options_.header_count),
          "", "headers_too_large"});
+  }
+  // A coding that nobody undoes here: its bytes would be taken for JSON, or for the next request.
+  for (const auto& [field, status, known] :
+       {std::tuple{http::field::transfer_encoding, 501, "chunked"},
+        {http::field::content_encoding, 415, "identity"}}) {
+    const std::string value(message[field]);
+    if (message.count(field) == 0 ||
+        (message.count(field) == 1 && boost::beast::iequals(value, known)))
+      continue;
+    return Fail({status,
+                 fmt::format("{}: '{}' is not supported, only {} is",
+                             std::string(http::to_string(field)), value, known),
+                 "", "unsupported_encoding"});
   }
   if (!http10_ && boost::beast::iequals(message[http::field::expect], "100-continue")) {
     Queue("HTTP/1.1 100 Continue\r\n\r\n");

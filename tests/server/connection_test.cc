@@ -246,13 +246,48 @@ TEST(Connection, MalformedRequests) {
   TestServer s;
   for (const char* bytes :
        {"nonsense\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET\x01/ HTTP/1.1\r\n\r\n",
-        "GET / HTTP/1.1\r\nNo colon\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"}) {
+        "GET / HTTP/1.1\r\nNo colon\r\n\r\n", "POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        "POST / HTTP/1.1\r\nContent-Length : 2\r\n\r\n{}",
+        "POST / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n10000000000000001\r\n",
+        // Where a proxy and a server disagree about the end of a request, one smuggles another in.
+        "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+        "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"}) {
     TestClient client(s.port());
     client.Send(bytes);
     EXPECT_EQ(client.Read().status, 400) << bytes;
     EXPECT_TRUE(client.WaitForClose());
   }
   EXPECT_EQ(s.Get("/health").status, 200);
+}
+
+// Nothing of a body in a coding that is not undone may be read as JSON or as the next request.
+TEST(Connection, UnknownCodingsEndTheConnection) {
+  TestServer s;
+  const struct {
+    const char* headers;
+    int status;
+    const char* named;
+  } cases[] = {
+      {"Transfer-Encoding: gzip\r\n", 501, "gzip"},
+      {"Transfer-Encoding: gzip, chunked\r\n", 501, "gzip, chunked"},
+      {"Transfer-Encoding: chunked\r\nTransfer-Encoding: gzip\r\n", 400, "Transfer-Encoding"},
+      {"Content-Encoding: gzip\r\nContent-Length: 4\r\n", 415, "gzip"},
+  };
+  for (const auto& c : cases) {
+    TestClient client(s.port());
+    client.Send(std::string("POST /tokenize HTTP/1.1\r\nHost: t\r\n") + c.headers +
+                "\r\nGET /health HTTP/1.1\r\nHost: t\r\n\r\n");
+    const TestResponse r = client.Read();
+    EXPECT_EQ(r.status, c.status) << c.headers;
+    EXPECT_NE(r.error().find(c.named), std::string::npos) << r.body;
+    EXPECT_FALSE(client.ReadUntil("\"status\"")) << "answered what stood in the body";
+  }
+  EXPECT_EQ(s.PostText("/tokenize", R"({"prompt": "x"})", "Content-Encoding: identity\r\n").status,
+            200);
 }
 
 TEST(Connection, PipelinedRequestsAreAnsweredInOrder) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Does an answer depend on where its KV came from? Asks the same questions of a real model fresh, from the prefix cache, under another salt, while
-sequences preempt each other, and after a restart with the file store, and compares tokens and log probabilities with the fresh answer's, bit for bit.
+sequences preempt each other, from host memory after small pools gave it away, and after a restart with the file store, and compares tokens and log
+probabilities with the fresh answer's, bit for bit.
 
     bench/cache_answers.py build/release/src/cli/lserve --model smollm2-135m-longctx
     bench/cache_answers.py build/release/src/cli/lserve --model smollm2-135m-longctx --backend cuda --kv kv16,kv8
@@ -99,6 +100,18 @@ def check_preemption(program: str, flags: list, pool: list, prompts: list[list[i
         report.line(what, equal, f"preempted {preempted:.0f} times")
 
 
+def check_host(program: str, flags: list, pool: list, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
+    """One after the other, twice, in pools that hold one or two of them, with host memory for the others."""
+    with LocalServer(program, *flags, *pool, "--prefix-cache-host-gb", 1) as server:
+        fresh, again = [[ask(server.url, ids, mode) for ids in prompts] for _ in range(2)]
+    brought = [answer["usage"]["lserve"]["cached_from_host"] for answer in again]
+    what, equal = f"{name}: from host memory", all(content(a) == content(f) for a, f in zip(again, fresh))
+    if equal and not any(brought):
+        report.nothing(what, f"pools of {pool[-1]} GB gave nothing away: --pool-gb")
+    else:
+        report.line(what, equal and all(map(cached, again)), f"cached {[cached(a) for a in again]}, of that from host memory {brought}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
@@ -118,6 +131,7 @@ def main() -> None:
         for mode in args.modes.split(","):
             flags = ["--model", args.model, "--backend", args.backend, "--kv", kv, "--deterministic", *SPARSE]
             check(args.program, flags, prompts[:2], mode, f"{args.backend} {kv} {mode}", report)
+            check_host(args.program, flags, ["--kv-memory", pools[kv]], prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
             check_preemption(args.program, flags, ["--kv-memory", pools[kv]], prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
     print(f"{report.failed} differ or showed nothing" if report.failed else "all the same")
     sys.exit(report.failed > 0)

@@ -33,6 +33,8 @@ class TimedDevice : public Device {
 
   std::byte* Allocate(size_t bytes) override { return device_->Allocate(bytes); }
   void Free(std::byte* data, size_t bytes) override { device_->Free(data, bytes); }
+  std::byte* AllocateHost(size_t bytes) override { return device_->AllocateHost(bytes); }
+  void FreeHost(std::byte* data, size_t bytes) override { device_->FreeHost(data, bytes); }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {
     Time("copies in", [&] { device_->CopyIn(to, from, bytes); });
   }

@@ -209,6 +209,13 @@ void EngineFlags::AddTo(CLI::App* app) {
                 text("keep what was computed of prompts and answers for requests that begin alike "
                      "(default)"))
       ->group("KV cache");
+  app->add_option("--prefix-cache-host-gb", engine.prefix_cache_host_gib,
+                  text("GiB of host memory for what the prefix cache's pages in --kv-memory give "
+                       "away; pays where those are a GPU's: on a CPU a larger --kv-memory does the "
+                       "same at once"))
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str()
+      ->group("KV cache");
   app->add_option("--prefix-cache-dir", engine.prefix_cache_dir,
                   text("directory that keeps the prefix cache over restarts"))
       ->group("KV cache");

@@ -1,7 +1,14 @@
 #include "core/memory.h"
 
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
+#include <limits>
 #include <new>
+#include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "core/buffer.h"
@@ -17,6 +24,8 @@ class Host : public Memory {
   using Memory::CopyOut;
   std::byte* Allocate(size_t bytes) override { return MapMemory(bytes); }
   void Free(std::byte* data, size_t bytes) override { UnmapMemory(data, bytes); }
+  std::byte* AllocateHost(size_t bytes) override { return MapMemory(bytes); }
+  void FreeHost(std::byte* data, size_t bytes) override { UnmapMemory(data, bytes); }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {
     if (bytes > 0) std::memcpy(to, from, bytes);
   }
@@ -28,7 +37,30 @@ class Host : public Memory {
   }
 };
 
+// The number behind the name in a file of the kernel's; nothing when it is not there.
+std::optional<size_t> NumberIn(const char* path, std::string_view name) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (!line.starts_with(name)) continue;
+    size_t number = 0;
+    if (std::sscanf(line.c_str() + name.size(), "%zu", &number) == 1) return number;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
+
+size_t AvailableHostBytes() {
+  size_t most = std::numeric_limits<size_t>::max();
+  if (const auto kib = NumberIn("/proc/meminfo", "MemAvailable:")) most = *kib * 1024;
+  const auto limit = NumberIn("/sys/fs/cgroup/memory.max", ""),
+             used = NumberIn("/sys/fs/cgroup/memory.current", "");
+  if (!limit || !used) return most;
+  size_t kept = *used;
+  for (const char* files : {"active_file ", "inactive_file "})  // go when room is needed
+    kept -= std::min(kept, NumberIn("/sys/fs/cgroup/memory.stat", files).value_or(0));
+  return std::min(most, *limit - std::min(*limit, kept));
+}
 
 Memory& HostMemory() {
   static Host host;

@@ -41,7 +41,16 @@ class Memory {
     }
   }
   virtual void Fill(std::byte* to, std::byte value, size_t bytes) = 0;
+
+  // Host memory for the far end of copies, page-locked where that makes them faster; null when
+  // there is not enough. Copies of pieces from and to it may still be under way when they return:
+  // later copies are ordered behind them.
+  virtual std::byte* AllocateHost(size_t bytes) = 0;
+  virtual void FreeHost(std::byte* data, size_t bytes) = 0;
 };
+
+// Bytes of host memory that could be had now, as the system and the control group tell.
+size_t AvailableHostBytes();
 
 // Host memory, reserved without being touched: pages in use alone take physical memory.
 Memory& HostMemory();

@@ -44,6 +44,7 @@ struct EngineOptions {
   // Longest step beside decoding sequences; 0: chosen by how long it takes without prompts.
   double step_target_ms = 0;
   bool prefix_cache = true;
+  double prefix_cache_host_gib = 0;  // host memory for what the pools give away
   std::string prefix_cache_dir;      // keeps it over restarts; empty: memory only
   double prefix_cache_dir_gib = 16;  // size of the files
   bool deterministic = false;
@@ -65,7 +66,9 @@ struct EngineStats {
   // Prompt tokens that were looked up in the prefix cache and those that were found; blocks in it.
   int64_t integrity_checks = 0;  // of the pools, after a while without requests
   int64_t prefix_queries = 0, prefix_hits = 0, prefix_cache_blocks = 0;
-  int64_t prefix_restored = 0;  // blocks read from --prefix-cache-dir
+  // Blocks that came from --prefix-cache-host-gb and --prefix-cache-dir; what is in the former.
+  int64_t prefix_host_restored = 0, prefix_restored = 0;
+  int64_t prefix_host_blocks = 0, prefix_host_bytes = 0;
 };
 
 class Engine {

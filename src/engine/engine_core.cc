@@ -336,7 +336,12 @@ EngineStats EngineCore::stats() const {
   out.streaming_pages_used = out.streaming_pages - Available(HeadClass::kStreaming);
   if (prefix_) {
     out.prefix_cache_blocks = prefix_->blocks();
-    out.prefix_restored = prefix_->restored();
+    out.prefix_host_restored = prefix_->restored().host;
+    out.prefix_restored = prefix_->restored().files;
+    if (const HostPages* host = prefix_->host()) {
+      out.prefix_host_blocks = host->blocks();
+      out.prefix_host_bytes = host->bytes();
+    }
   }
   return out;
 }

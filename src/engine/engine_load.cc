@@ -110,6 +110,29 @@ Status LoadOnHost(const ModelFiles& files, KvCacheConfig kv, EngineParts* parts,
   return Ok();
 }
 
+// Where the prefix cache keeps more than the pools hold.
+Status OpenTiers(EngineParts* parts) {
+  const EngineOptions& options = parts->options;
+  if (!options.prefix_cache) return Ok();
+  const auto bytes = [](double gib) { return static_cast<int64_t>(gib * (1 << 30)); };
+  const KvCacheConfig& pools = parts->cache->config();
+  const int64_t pages[2] = {PageBytes(pools, HeadClass::kRetrieval),
+                            PageBytes(pools, HeadClass::kStreaming)};
+  if (options.prefix_cache_host_gib > 0) {
+    Result<std::unique_ptr<HostPages>> host =
+        HostPages::Create(bytes(options.prefix_cache_host_gib), pages, pools.memory);
+    if (!host.ok()) return host.status();
+    parts->host_pages = std::move(*host);
+  }
+  if (!options.prefix_cache_dir.empty()) {
+    Result<std::unique_ptr<PrefixStore>> store =
+        PrefixStore::Open(options.prefix_cache_dir, bytes(options.prefix_cache_dir_gib), pages);
+    if (!store.ok()) return store.status();
+    parts->prefix_store = std::move(*store);
+  }
+  return Ok();
+}
+
 Status CheckOptions(const EngineOptions& options) {
   if (options.max_running < 1)
     return InvalidArgument("--max-running: {} (must be at least 1)", options.max_running);
@@ -170,16 +193,7 @@ Result<std::unique_ptr<Engine>> Engine::Create(const EngineOptions& given) {
     return InvalidArgument("--audit-interval {}: selections are not audited with --backend {}",
                            options.sparsity.audit_interval, options.backend);
   parts.kv_identity = KvIdentity(*files, options, parts.cache->config(), parts.max_context);
-  if (!options.prefix_cache_dir.empty() && options.prefix_cache) {
-    const KvCacheConfig& pools = parts.cache->config();
-    const int64_t pages[2] = {PageBytes(pools, HeadClass::kRetrieval),
-                              PageBytes(pools, HeadClass::kStreaming)};
-    Result<std::unique_ptr<PrefixStore>> store =
-        PrefixStore::Open(options.prefix_cache_dir,
-                          static_cast<int64_t>(options.prefix_cache_dir_gib * (1 << 30)), pages);
-    if (!store.ok()) return store.status();
-    parts.prefix_store = std::move(*store);
-  }
+  if (Status s = OpenTiers(&parts); !s.ok()) return s;
   parts.description = Description(parts, weight_bytes, *choice);
   return StartEngine(std::move(parts));
 }

@@ -13,7 +13,7 @@ constexpr HeadClass kClasses[] = {HeadClass::kRetrieval, HeadClass::kStreaming};
 constexpr double kAutoSlowdown = 2.5, kAutoLeast = 0.045, kAutoMost = 0.25;  // seconds
 // Waiting sequences that are looked up in the prefix cache in a step: a look-up walks a prompt.
 constexpr int kLookups = 8;
-constexpr int64_t kStoreBytes = int64_t{64} << 20;  // read from the prefix cache's store in a step
+constexpr int64_t kStoreBytes = int64_t{64} << 20;  // read from the prefix cache's files in a step
 
 int Blocks(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 double Seconds(Clock::time_point from, Clock::time_point to) {
@@ -118,7 +118,7 @@ PrefixHit EngineCore::FindHit(Sequence* s) {
   return prefix_ ? prefix_->Find(&s->path, s->tokens, MostBlocks(*s)) : PrefixHit();
 }
 
-// Brings a part of what the prefix cache's store has of the prompt in; a step's worth, so that
+// Brings a part of what the prefix cache's tiers have of the prompt in; a step's worth, so that
 // others go on meanwhile. False when there is no more, or no room.
 bool EngineCore::Restore(Sequence* s) {
   // Others may take pages of what was brought in, but they cannot keep it from ever beginning.
@@ -126,7 +126,11 @@ bool EngineCore::Restore(Sequence* s) {
   for (HeadClass cls : kClasses)
     if (PagesFor(*s, s->prompt_len, cls) > Available(cls)) return false;
   ++s->restores;
-  return prefix_->Restore(&s->path, s->tokens, MostBlocks(*s), kStoreBytes);
+  const PrefixRestored restored = prefix_->Restore(&s->path, s->tokens, MostBlocks(*s), kStoreBytes,
+                                                   s->state == Sequence::State::kSwapped);
+  s->restored.host += restored.host;
+  s->restored.files += restored.files;
+  return restored.host + restored.files > 0;
 }
 
 // Whether a running sequence is about to compute the very block that this one lacks: then it is
@@ -290,6 +294,11 @@ bool EngineCore::Start(Sequence* s) {
   s->usage.queue_seconds = Seconds(s->arrived, s->started);
   if (prefix_ && !s->wants_prompt_logprobs()) {
     s->usage.cached_tokens = s->computed;
+    const auto tokens = [&](int64_t blocks) {
+      return static_cast<int>(std::min<int64_t>(blocks * kBlockTokens, s->computed));
+    };
+    s->usage.cached_from_host = tokens(s->restored.host);
+    s->usage.cached_from_files = tokens(s->restored.files);
     counters_.prefix_queries += s->prompt_len;
     counters_.prefix_hits += s->computed;
   }

@@ -42,6 +42,7 @@ class EngineThread : public Engine {
       prefix.window_tokens = options.sparsity.prefill_local;
       prefix.checkpoint_blocks = std::max(64, 4 * prefix.window_tokens / kBlockTokens);
       prefix.share_decoded = !options.deterministic;
+      prefix.host = parts_.host_pages.get();
       prefix.store = parts_.prefix_store.get();
       prefix_ = std::make_unique<PrefixCache>(prefix, parts_.cache.get());
     }

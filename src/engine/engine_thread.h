@@ -10,6 +10,7 @@
 #include "engine/engine_core.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
+#include "kv/host_pages.h"
 #include "kv/prefix_store.h"
 
 namespace lserve {
@@ -27,7 +28,8 @@ struct EngineParts {
   std::unique_ptr<Ops> ops;          // likewise
   std::unique_ptr<Device> device;    // likewise
   std::unique_ptr<KvCache> cache;
-  std::unique_ptr<PrefixStore> prefix_store;  // may be null
+  std::unique_ptr<HostPages> host_pages;      // may be null
+  std::unique_ptr<PrefixStore> prefix_store;  // likewise
   std::unique_ptr<ModelRunner> runner;
   std::unique_ptr<Planner> planner;
 };

@@ -65,6 +65,8 @@ const char* FinishReasonName(FinishReason reason);  // "stop", "length", "abort"
 
 struct Usage {
   int prompt_tokens = 0, completion_tokens = 0, cached_tokens = 0;
+  int cached_from_host = 0,
+      cached_from_files = 0;  // those that came from the tiers behind the pools
   // Pages are (layer, KV head, 64 tokens) at decode steps; blocks are (query tile, KV head, 64
   // tokens) in prefill. `total` is what dense attention would read.
   int64_t pages_total = 0, pages_read = 0, prefill_blocks_total = 0, prefill_blocks_read = 0;

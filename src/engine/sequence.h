@@ -68,15 +68,16 @@ struct Sequence {
   State state = State::kWaiting;
   uint64_t order = 0;  // arrival
   int64_t arrived_step = 0;
-  int blocked_steps = 0;  // steps it waited for pages at the head of the queue
-  int slot = -1;          // while running
-  PrefixPath path;        // its full blocks in the prefix cache
-  int restores = 0;       // steps in which the prefix cache's store was asked
-  PrefixHit hit;          // while without slot: what the prefix cache had when last asked
-  SwappedPages swapped;   // while swapped out, and while its prompt runs again
-  int swapped_from = 0;   // retrieval blocks before this one were not copied
-  int swapped_len = 0;    // `computed` when it was swapped out
-  int replay_to = 0;      // tokens; while its prompt runs again
+  int blocked_steps = 0;    // steps it waited for pages at the head of the queue
+  int slot = -1;            // while running
+  PrefixPath path;          // its full blocks in the prefix cache
+  int restores = 0;         // steps in which the prefix cache's tiers were asked
+  PrefixRestored restored;  // what came of it
+  PrefixHit hit;            // while without slot: what the prefix cache had when last asked
+  SwappedPages swapped;     // while swapped out, and while its prompt runs again
+  int swapped_from = 0;     // retrieval blocks before this one were not copied
+  int swapped_len = 0;      // `computed` when it was swapped out
+  int replay_to = 0;        // tokens; while its prompt runs again
   SelectionState selection;
   bool cancelled = false;
 

@@ -4,7 +4,7 @@
 
 namespace lserve {
 
-inline constexpr int kDeviceAbi = 7;
+inline constexpr int kDeviceAbi = 8;
 inline constexpr const char* kDeviceLibrary = "liblserve_cuda.so";
 
 }  // namespace lserve

@@ -196,11 +196,8 @@ std::vector<Memory::Piece> KvCache::Pieces(HeadClass cls, int32_t page) const {
   return pieces;
 }
 
-void KvCache::CopyOut(HeadClass cls, int32_t page, std::vector<std::byte>* to) const {
-  const std::vector<Memory::Piece> pieces = Pieces(cls, page);
-  const size_t before = to->size();
-  to->resize(before + static_cast<size_t>(PageBytes(config_, cls)));
-  config_.memory->CopyOut(to->data() + before, pieces);
+void KvCache::CopyOut(HeadClass cls, int32_t page, std::byte* to) const {
+  config_.memory->CopyOut(to, Pieces(cls, page));
 }
 
 const std::byte* KvCache::CopyIn(HeadClass cls, int32_t page, const std::byte* from) {
@@ -216,7 +213,9 @@ SwappedPages KvCache::SwapOut(int slot, int retrieval_from) {
       if (page == kNoPage) continue;
       if (cls == HeadClass::kStreaming || b >= retrieval_from) {
         out.blocks[static_cast<int>(cls)].push_back(b);
-        CopyOut(cls, page, &out.bytes);
+        const size_t before = out.bytes.size();
+        out.bytes.resize(before + static_cast<size_t>(PageBytes(config_, cls)));
+        CopyOut(cls, page, out.bytes.data() + before);
       }
       DropPage(cls, slot, b);
     }

@@ -79,8 +79,8 @@ class KvCache {
   void Hold(HeadClass cls, int32_t page);  // REQUIRES: not held yet
   // A page with these bytes that is held and idle; kNoPage when no page is free.
   int32_t HoldNew(HeadClass cls, const std::byte* bytes);
-  // Appends the page's bytes, PageBytes of them.
-  void CopyOut(HeadClass cls, int32_t page, std::vector<std::byte>* to) const;
+  // Copies the page's bytes, PageBytes of them.
+  void CopyOut(HeadClass cls, int32_t page, std::byte* to) const;
   void Unhold(HeadClass cls, int32_t page);      // frees the page when there is no other owner
   bool idle(HeadClass cls, int32_t page) const;  // the prefix cache alone owns it
 

@@ -2,30 +2,13 @@
 
 #include <algorithm>
 
+#include "kv/prefix_node.h"
+
 namespace lserve {
 
 namespace {
 constexpr HeadClass kRetrieval = HeadClass::kRetrieval, kStreaming = HeadClass::kStreaming;
 }
-
-struct PrefixCache::Node {
-  BlockHash name;
-  Node* parent = nullptr;  // null: the first block
-  int block = 0;
-  int children = 0;
-  int32_t pages[2] = {kNoPage, kNoPage};  // the streaming one may be gone
-  bool dense = false;
-  bool marked = false;    // a checkpoint ends here
-  int32_t needed = 0;     // checkpoints that need the streaming page
-  uint64_t used = 0;      // clock of the last use
-  uint64_t number = 0;    // in order of creation
-  uint64_t inserter = 0;  // owner of the path that brought it
-  bool listed = false;    // for the store, or from it
-  bool in_leaves = false, in_loose = false;
-
-  int32_t streaming() const { return pages[static_cast<int>(kStreaming)]; }
-  int32_t retrieval() const { return pages[static_cast<int>(kRetrieval)]; }
-};
 
 PrefixCache::PrefixCache(const PrefixCacheConfig& config, KvCache* kv) : config_(config), kv_(kv) {}
 
@@ -51,12 +34,18 @@ bool PrefixCache::Sees(const PrefixPath& path, int blocks, int b) const {
   return path.dense || b < config_.sink_blocks || b >= FirstWindowBlock(blocks);
 }
 
+bool PrefixCache::SeesAll(const PrefixPath& path, int blocks, const Gaps& gaps) const {
+  const bool sinks = gaps.first >= config_.sink_blocks,
+             window = gaps.last < FirstWindowBlock(blocks);
+  return gaps.last < 0 || (sinks && window && !path.dense);
+}
+
 // ---- finding
 
 PrefixHit PrefixCache::Find(PrefixPath* path, std::span<const int32_t> tokens, int most) const {
   PrefixHit hit;
   int64_t idle = 0;
-  int first_gap = INT32_MAX, last_gap = -1;  // blocks without a streaming page
+  Gaps gaps;
   std::vector<const Node*> way;
   for (int b = 0; b < most; ++b) {
     const size_t at = static_cast<size_t>(b);
@@ -73,13 +62,8 @@ PrefixHit PrefixCache::Find(PrefixPath* path, std::span<const int32_t> tokens, i
     }
     way.push_back(node);
     idle += kv_->idle(kRetrieval, node->retrieval());
-    if (node->streaming() == kNoPage) {
-      first_gap = std::min(first_gap, b);
-      last_gap = b;
-    }
-    const bool sinks = first_gap >= config_.sink_blocks,
-               window = last_gap < FirstWindowBlock(b + 1);
-    if (last_gap < 0 || (sinks && window && !path->dense)) {
+    if (node->streaming() == kNoPage) gaps.Add(b);
+    if (SeesAll(*path, b + 1, gaps)) {
       hit.blocks = b + 1;
       hit.idle[static_cast<int>(kRetrieval)] = idle;
     }
@@ -198,6 +182,7 @@ void PrefixCache::Mark(Node* end) {
   ForNeeded(end, [&](Node* node) {
     Leave(node);
     ++node->needed;
+    node->wanted = true;
     Enter(node);
   });
 }
@@ -220,73 +205,12 @@ void PrefixCache::Checkpoint(const PrefixPath& path) {
   std::vector<BlockHash> unsaved;
   for (Node* node = end; node != nullptr; node = node->parent) {
     Use(node, now);
+    if (config_.host != nullptr) config_.host->Use(node->name, now);
     if (config_.store == nullptr) continue;
     config_.store->Use(node->name, now);
     if (!std::exchange(node->listed, true)) unsaved.push_back(node->name);
   }
   unsaved_.insert(unsaved_.end(), unsaved.rbegin(), unsaved.rend());
-}
-
-// ---- the second tier
-
-bool PrefixCache::Save(int64_t bytes) {
-  while (!unsaved_.empty() && bytes > 0 && config_.store->ready()) {
-    const Node* node = Get(unsaved_.front());
-    unsaved_.pop_front();
-    if (node == nullptr || config_.store->Has(node->name)) continue;
-    StoredBlock block;
-    block.name = node->name;
-    if (node->parent != nullptr) block.before = node->parent->name;
-    block.block = node->block;
-    block.dense = node->dense;
-    kv_->CopyOut(kRetrieval, node->retrieval(), &block.pages[0]);
-    if (node->streaming() != kNoPage) kv_->CopyOut(kStreaming, node->streaming(), &block.pages[1]);
-    bytes -= static_cast<int64_t>(block.pages[0].size() + block.pages[1].size());
-    config_.store->Write(std::move(block), node->used);
-  }
-  return !unsaved_.empty();
-}
-
-bool PrefixCache::Restore(PrefixPath* path, std::span<const int32_t> tokens, int most,
-                          int64_t bytes) {
-  if (config_.store == nullptr) return false;
-  bool restored = false;
-  while (static_cast<int>(path->blocks.size()) < most && bytes > 0) {
-    Node* parent = path->blocks.empty() ? nullptr : Get(path->blocks.back());
-    CHECK(path->blocks.empty() || parent != nullptr);  // Find has just been here
-    const auto next =
-        tokens.subspan(path->blocks.size() * kBlockTokens, static_cast<size_t>(kBlockTokens));
-    const BlockHash& before = parent == nullptr ? path->seed : parent->name;
-    std::optional<StoredBlock> block;
-    const uint64_t now = ++clock_;
-    for (const int32_t origin : {kPrefilled, path->budget}) {
-      if (block || (origin != kPrefilled && !config_.share_decoded)) continue;
-      const BlockHash name = NextBlock(before, next, origin);
-      if (config_.store->Has(name)) block = config_.store->Read(name, now);
-    }
-    if (!block) break;
-    // The path is used: what makes room for its blocks is never one of them, while others are left.
-    if (parent != nullptr) Use(parent, now);
-    int32_t pages[2] = {kNoPage, kNoPage};
-    for (const HeadClass cls : {kStreaming, kRetrieval}) {
-      const int k = static_cast<int>(cls);
-      if (block->pages[k].empty()) continue;
-      if (kv_->free_pages(cls) == 0) Evict(cls, 1);
-      pages[k] = kv_->HoldNew(cls, block->pages[k].data());
-    }
-    if (pages[0] == kNoPage || (parent != nullptr && Get(before) != parent)) {
-      for (const HeadClass cls : {kStreaming, kRetrieval})
-        if (pages[static_cast<int>(cls)] != kNoPage) kv_->Unhold(cls, pages[static_cast<int>(cls)]);
-      break;
-    }
-    Node* node = Add(parent, block->name, path->dense, 0, pages);
-    node->listed = true;
-    path->blocks.push_back(node->name);
-    bytes -= static_cast<int64_t>(block->pages[0].size() + block->pages[1].size());
-    restored = true;
-    ++restored_;
-  }
-  return restored;
 }
 
 // ---- order of eviction
@@ -319,6 +243,7 @@ void PrefixCache::Leave(Node* node) {
 
 void PrefixCache::DropStreaming(Node* node) {
   Leave(node);
+  Spill(*node, kStreaming);
   kv_->Unhold(kStreaming, node->streaming());
   node->pages[1] = kNoPage;
   Enter(node);
@@ -327,6 +252,7 @@ void PrefixCache::DropStreaming(Node* node) {
 void PrefixCache::RemoveLeaf(Node* node) {
   Unmark(node);
   Leave(node);
+  for (const HeadClass cls : {kRetrieval, kStreaming}) Spill(*node, cls);
   kv_->Unhold(kRetrieval, node->retrieval());
   if (node->streaming() != kNoPage) kv_->Unhold(kStreaming, node->streaming());
   if (Node* parent = node->parent) {
@@ -339,9 +265,10 @@ void PrefixCache::RemoveLeaf(Node* node) {
 }
 
 // Drops up to `pages` idle streaming pages that no checkpoint needs.
-int64_t PrefixCache::DropLoose(int64_t pages) {
+int64_t PrefixCache::DropLoose(int64_t pages, uint64_t before) {
   int64_t dropped = 0;
-  for (auto it = loose_.begin(); it != loose_.end() && dropped < pages;) {
+  for (auto it = loose_.begin();
+       it != loose_.end() && it->first.first < before && dropped < pages;) {
     Node* node = (it++)->second;
     if (!kv_->idle(kStreaming, node->streaming())) continue;
     DropStreaming(node);
@@ -351,8 +278,9 @@ int64_t PrefixCache::DropLoose(int64_t pages) {
 }
 
 // Drops the longest unused leaf that nobody uses; false when there is none.
-bool PrefixCache::DropLeaf() {
+bool PrefixCache::DropLeaf(uint64_t before) {
   for (const auto& [place, node] : leaves_) {
+    if (place.first >= before) break;
     if (!kv_->idle(kRetrieval, node->retrieval())) continue;
     RemoveLeaf(node);
     return true;
@@ -360,26 +288,26 @@ bool PrefixCache::DropLeaf() {
   return false;
 }
 
-int64_t PrefixCache::Evict(HeadClass cls, int64_t pages) {
-  const int64_t before = kv_->free_pages(cls);
-  const auto missing = [&] { return pages - (kv_->free_pages(cls) - before); };
-  if (cls == kStreaming) DropLoose(missing());
-  while (missing() > 0 && DropLeaf())
-    if (cls == kStreaming) DropLoose(missing());
+int64_t PrefixCache::Evict(HeadClass cls, int64_t pages, uint64_t before) {
+  const int64_t free = kv_->free_pages(cls);
+  const auto missing = [&] { return pages - (kv_->free_pages(cls) - free); };
+  if (cls == kStreaming) DropLoose(missing(), before);
+  while (missing() > 0 && DropLeaf(before))
+    if (cls == kStreaming) DropLoose(missing(), before);
   // What is left belongs to blocks in use, of whose owners the window has moved on.
   for (const bool sinks : {false, true}) {
     if (cls != kStreaming || missing() <= 0) break;
     std::vector<Node*> rest;
     for (auto& [name, node] : nodes_)
       if ((node->block < config_.sink_blocks) == sinks && node->streaming() != kNoPage &&
-          kv_->idle(kStreaming, node->streaming()))
+          node->used < before && kv_->idle(kStreaming, node->streaming()))
         rest.push_back(node.get());
     std::sort(rest.begin(), rest.end(), [](const Node* a, const Node* b) {
       return std::pair(a->used, a->number) < std::pair(b->used, b->number);
     });
     for (size_t i = 0; i < rest.size() && missing() > 0; ++i) DropStreaming(rest[i]);
   }
-  return kv_->free_pages(cls) - before;
+  return kv_->free_pages(cls) - free;
 }
 
 Status PrefixCache::CheckIntegrity() const {
@@ -409,6 +337,8 @@ Status PrefixCache::CheckIntegrity() const {
       loose != static_cast<int64_t>(loose_.size()))
     return Internal("{} leaves and {} loose pages, {} and {} in order", leaves, loose,
                     leaves_.size(), loose_.size());
+  if (config_.host != nullptr)
+    if (Status s = config_.host->CheckIntegrity(); !s.ok()) return s;
   for (const HeadClass cls : {kRetrieval, kStreaming})
     if (idle[static_cast<int>(cls)] != kv_->idle_pages(cls))
       return Internal("{} idle pages are cached, the pool counts {}", idle[static_cast<int>(cls)],

@@ -17,6 +17,7 @@
 // One thread (the engine's).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -27,18 +28,28 @@
 
 #include "core/status.h"
 #include "kv/block_hash.h"
+#include "kv/host_pages.h"
 #include "kv/kv_cache.h"
 #include "kv/prefix_store.h"
 
 namespace lserve {
 
 struct PrefixCacheConfig {
-  int sink_blocks = 2;           // streaming blocks at the start that every prompt token sees
-  int window_tokens = 8192;      // and tokens before it, itself included
-  bool share_decoded = true;     // blocks that came about as answers too
-  int slack_blocks = 8;          // a checkpoint keeps the windows of so many boundaries before it
-  int checkpoint_blocks = 512;   // regular checkpoints
-  PrefixStore* store = nullptr;  // second tier, or null; outlives the cache
+  int sink_blocks = 2;          // streaming blocks at the start that every prompt token sees
+  int window_tokens = 8192;     // and tokens before it, itself included
+  bool share_decoded = true;    // blocks that came about as answers too
+  int slack_blocks = 8;         // a checkpoint keeps the windows of so many boundaries before it
+  int checkpoint_blocks = 512;  // regular checkpoints
+  // Where more is kept than the pools hold; null or outliving the cache. Host memory gets what the
+  // pools give away, retrieval pages and the windows of checkpoints; files get what Checkpoint
+  // names.
+  HostPages* host = nullptr;
+  PrefixStore* store = nullptr;
+};
+
+// Blocks that came back, in whole or in part.
+struct PrefixRestored {
+  int64_t host = 0, files = 0;
 };
 
 // What a sequence knows about its way through the tree; moves with it.
@@ -80,24 +91,35 @@ class PrefixCache {
   // The end of the path is where somebody may come back to; all of it counts as used now.
   void Checkpoint(const PrefixPath& path);
 
-  // Brings blocks that come after what Find found in from the store, until about `bytes` are read.
-  // False when there was nothing to bring.
-  bool Restore(PrefixPath* path, std::span<const int32_t> tokens, int most, int64_t bytes);
+  // Brings in from the tiers what a deeper hit than Find's needs, until about `bytes` are read from
+  // files or eight times as many from host memory. Nothing: there was nothing to bring. A `swapped`
+  // sequence needs no windows if all its blocks are to be had. REQUIRES: the path is what Find made
+  // of it.
+  PrefixRestored Restore(PrefixPath* path, std::span<const int32_t> tokens, int most, int64_t bytes,
+                         bool swapped = false);
   // Copies blocks that Checkpoint listed out to the store, until about `bytes` are copied. Whether
   // there are more.
   bool Save(int64_t bytes);
 
   // Gives back up to `pages` idle pages, the longest unused first. Returns how many.
-  int64_t Evict(HeadClass cls, int64_t pages);
+  int64_t Evict(HeadClass cls, int64_t pages) { return Evict(cls, pages, UINT64_MAX); }
 
-  int64_t restored() const { return restored_; }  // blocks from the store, so far
+  const PrefixRestored& restored() const { return restored_; }  // so far
   int64_t blocks() const { return static_cast<int64_t>(nodes_.size()); }
+  const HostPages* host() const { return config_.host; }
 
   // Nodes and held pages agree, and the invariant holds. The error names the block.
   Status CheckIntegrity() const;
 
  private:
   struct Node;
+  struct Gaps {  // blocks without a streaming page
+    int first = INT32_MAX, last = -1;
+    void Add(int block) {
+      first = std::min(first, block);
+      last = block;
+    }
+  };
   using Order = std::set<std::pair<std::pair<uint64_t, uint64_t>, Node*>>;  // by use, then number
 
   Node* Get(const BlockHash& hash) const;
@@ -105,6 +127,13 @@ class PrefixCache {
             const int32_t (&pages)[2]);
   int FirstWindowBlock(int blocks) const;
   bool Sees(const PrefixPath& path, int blocks, int b) const;
+  bool SeesAll(const PrefixPath& path, int blocks, const Gaps& gaps) const;
+  PrefixTier* TierOf(const BlockHash& name, HeadClass cls) const;
+  int Reach(const PrefixPath& path, std::span<const int32_t> tokens, int most, bool streaming,
+            std::vector<BlockHash>* names) const;
+  bool BringIn(const PrefixPath& path, const std::vector<BlockHash>& names, int b, bool streaming,
+               uint64_t now, int64_t* bytes);
+  void Spill(const Node& node, HeadClass cls);
   template <typename Visit>
   void ForNeeded(Node* end, Visit visit);
   void Mark(Node* node);
@@ -115,8 +144,9 @@ class PrefixCache {
   bool Loose(const Node& node) const;
   void RemoveLeaf(Node* node);
   void DropStreaming(Node* node);
-  int64_t DropLoose(int64_t pages);
-  bool DropLeaf();
+  int64_t DropLoose(int64_t pages, uint64_t before);
+  bool DropLeaf(uint64_t before);
+  int64_t Evict(HeadClass cls, int64_t pages, uint64_t before);  // those last used before then
 
   const PrefixCacheConfig config_;
   KvCache* const kv_;
@@ -124,7 +154,7 @@ class PrefixCache {
   Order leaves_;                   // nodes without children
   Order loose_;                    // nodes with a streaming page that no checkpoint needs
   std::deque<BlockHash> unsaved_;  // in the order of their paths; some may be gone by now
-  int64_t restored_ = 0;
+  PrefixRestored restored_;
   uint64_t clock_ = 0, created_ = 0;
 };
 

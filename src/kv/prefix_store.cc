@@ -140,6 +140,24 @@ bool PrefixStore::Has(const BlockHash& name) const {
   return entries_.contains(name);
 }
 
+bool PrefixStore::Has(const BlockHash& name, HeadClass cls) const {
+  std::lock_guard lock(mutex_);
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return false;
+  const int64_t whole =
+      static_cast<int64_t>(kHeaderBytes + sizeof(BlockHash)) + page_bytes_[0] + page_bytes_[1];
+  return cls == HeadClass::kRetrieval || found->second.bytes == whole;
+}
+
+const std::byte* PrefixStore::Load(const BlockHash& name, HeadClass cls, uint64_t used) {
+  if (!loaded_ || loaded_->name != name) loaded_ = Read(name, used);
+  if (!loaded_) return nullptr;
+  const size_t k = static_cast<size_t>(cls);
+  static const std::byte nothing{};
+  if (page_bytes_[k] == 0) return &nothing;
+  return loaded_->pages[k].empty() ? nullptr : loaded_->pages[k].data();
+}
+
 void PrefixStore::Forget(const BlockHash& name) {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return;

@@ -7,7 +7,7 @@
 //
 // `used` is a time that the caller counts; blocks that are used together have the same.
 //
-// Open, Has, Read, Use and Write are for one thread, the engine's; a thread of its own writes.
+// For one thread, the engine's; a thread of its own writes.
 //
 // The file, little endian: kHeaderBytes of header (magic, version, block number, dense flag, bytes
 // of the retrieval and the streaming page, name, name of the block before), SHA-256 of header and
@@ -29,6 +29,7 @@
 
 #include "core/status.h"
 #include "kv/block_hash.h"
+#include "kv/prefix_tier.h"
 
 namespace lserve {
 
@@ -39,18 +40,20 @@ struct StoredBlock {
   std::vector<std::byte> pages[2];  // by HeadClass; the streaming one may be empty
 };
 
-class PrefixStore {
+class PrefixStore : public PrefixTier {
  public:
   // `page_bytes`: of whole pages, by HeadClass. Errors name the directory.
   static Result<std::unique_ptr<PrefixStore>> Open(const std::string& directory,
                                                    int64_t limit_bytes,
                                                    const int64_t (&page_bytes)[2]);
-  ~PrefixStore();  // after what is queued is written
+  ~PrefixStore() override;  // after what is queued is written
 
   bool Has(const BlockHash& name) const;
+  bool Has(const BlockHash& name, HeadClass cls) const override;
+  const std::byte* Load(const BlockHash& name, HeadClass cls, uint64_t used) override;
   // Nothing when there is no such file or it is not what it should be; it is forgotten then.
   std::optional<StoredBlock> Read(const BlockHash& name, uint64_t used);
-  void Use(const BlockHash& name, uint64_t used);
+  void Use(const BlockHash& name, uint64_t used) override;
   // Room in the queue for another block.
   bool ready() const;
   void Write(StoredBlock block, uint64_t used);
@@ -75,6 +78,7 @@ class PrefixStore {
 
   const std::string directory_;
   const int64_t limit_bytes_, page_bytes_[2];
+  std::optional<StoredBlock> loaded_;  // the newest: both its pages are usually wanted
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;

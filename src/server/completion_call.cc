@@ -255,6 +255,8 @@ class CompletionCall : public Exchange, public std::enable_shared_from_this<Comp
       if (i % static_cast<size_t>(request_.n) == 0) {
         total.prompt_tokens += choices_[i].prompt_tokens;
         total.cached_tokens += one.cached_tokens;
+        total.cached_from_host += one.cached_from_host;
+        total.cached_from_files += one.cached_from_files;
       }
       total.completion_tokens += one.completion_tokens;
       total.pages_total += one.pages_total;

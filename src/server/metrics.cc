@@ -129,6 +129,11 @@ std::string Metrics::Text(const EngineStats* stats) const {
           stats->prefix_hits);
   gauge("prefix_cache_blocks", "Blocks of 64 tokens in the prefix cache.",
         stats->prefix_cache_blocks);
+  gauge("prefix_cache_host_blocks", "Blocks in --prefix-cache-host-gb, whole or their windows.",
+        stats->prefix_host_blocks);
+  gauge("prefix_cache_host_bytes", "Memory that they take.", stats->prefix_host_bytes);
+  counter("prefix_cache_host_restored_blocks_total", "Blocks copied back from there.",
+          stats->prefix_host_restored);
   counter("prefix_cache_restored_blocks_total", "Blocks read from --prefix-cache-dir.",
           stats->prefix_restored);
   counter("prompt_tokens_total", "Prompt tokens processed, cached ones included.",

@@ -105,7 +105,9 @@ Json UsageJson(const Usage& usage) {
   Json own = {{"pages_total", usage.pages_total},
               {"pages_read", usage.pages_read},
               {"prefill_blocks_total", usage.prefill_blocks_total},
-              {"prefill_blocks_read", usage.prefill_blocks_read}};
+              {"prefill_blocks_read", usage.prefill_blocks_read},
+              {"cached_from_host", usage.cached_from_host},
+              {"cached_from_files", usage.cached_from_files}};
   if (usage.missed) {
     own["audited"] = usage.missed->layer_steps;
     if (usage.missed->heads > 0) {

@@ -163,6 +163,36 @@ TEST_P(CachedAnswers, EqualAfterARestart) {
   std::filesystem::remove_all(directory);
 }
 
+// What the pools had to give away for another conversation comes back from host memory: all of it,
+// and the answer is the same.
+TEST_P(CachedAnswers, EqualFromHostMemory) {
+  CoreSetup setup = setup_;
+  setup.max_context = 832;
+  setup.pages = 15;  // one conversation
+  setup.host_bytes = int64_t{64} << 20;
+  CoreHarness harness(setup);
+  std::vector<Request> requests;
+  for (int i = 0; i < 3; ++i)
+    requests.push_back(Ask(std::to_string(i), Text(static_cast<uint64_t>(i) + 30, 700), 40));
+  for (int round = 0; round < 3; ++round) {
+    for (const Request& request : requests) {
+      SCOPED_TRACE(request.id);
+      Request again = request;
+      again.id += "-" + std::to_string(round);
+      harness.Add(again);
+      ASSERT_TRUE(harness.Finish(5000));
+      harness.ExpectWhole();
+      const Heard& heard = harness.heard(again.id);
+      ExpectEqual(heard, Fresh(request));
+      EXPECT_EQ(heard.end.usage.cached_tokens, round == 0 ? 0 : 640);
+      if (round > 0) {
+        EXPECT_EQ(heard.end.usage.cached_from_host, 640);
+      }
+    }
+  }
+  EXPECT_EQ(harness.core().stats().prefix_host_restored, 60);
+}
+
 std::string Name(const ::testing::TestParamInfo<Case>& info) {
   return "kv" + std::to_string(KvBits(info.param.kv)) +
          (info.param.mode == AttentionMode::kDense ? "dense" : "lserve");

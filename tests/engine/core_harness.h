@@ -80,6 +80,7 @@ struct CoreSetup {
   bool prefix_cache = true, deterministic = true;
   int checkpoint_blocks = 8;
   PrefixStore* store = nullptr;
+  int64_t host_bytes = 0;  // of the prefix cache's host memory
   SparsityConfig sparsity;
 
   // Another model than the null one, and what its cache looks like.
@@ -145,6 +146,14 @@ class CoreHarness {
       prefix.share_decoded = !setup.deterministic;
       prefix.slack_blocks = 1;
       prefix.store = setup.store;
+      if (setup.host_bytes > 0) {
+        const int64_t pages[2] = {PageBytes(cache_->config(), HeadClass::kRetrieval),
+                                  PageBytes(cache_->config(), HeadClass::kStreaming)};
+        auto host = HostPages::Create(setup.host_bytes, pages, cache_->config().memory);
+        EXPECT_TRUE(host.ok()) << host.status().ToString();
+        host_ = std::move(*host);
+        prefix.host = host_.get();
+      }
       prefix.checkpoint_blocks = setup.checkpoint_blocks;
       prefix_ = std::make_unique<PrefixCache>(prefix, cache_.get());
     }
@@ -196,6 +205,7 @@ class CoreHarness {
   LetterTokenizer tokenizer_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Planner> planner_;
+  std::unique_ptr<HostPages> host_;
   std::unique_ptr<PrefixCache> prefix_;
   std::unique_ptr<EngineCore> core_;
   std::map<std::string, Heard> heard_;

@@ -129,6 +129,8 @@ TEST(CoreRandom, SameTokensWhateverTheScheduling) {
       store = std::move(*opened);
       setup.store = store.get();
     }
+    if (setup.prefix_cache && work.Number(0, 2) == 0)  // and some in host memory
+      setup.host_bytes = int64_t{1} << work.Number(18, 22);
     CoreHarness harness(setup);
     const bool at_once = work.Number(0, 1);
     size_t added = 0;
@@ -165,6 +167,7 @@ TEST(CoreRandom, SameTokensWhateverTheScheduling) {
     }
     if (HasFailure()) return;
     total.prefix_restored += stats.prefix_restored;
+    total.prefix_host_restored += stats.prefix_host_restored;
     if (store) store->Flush();
     std::filesystem::remove_all(directory);
   }
@@ -172,8 +175,10 @@ TEST(CoreRandom, SameTokensWhateverTheScheduling) {
   EXPECT_GT(total.replays, 20) << "nor prompts that run again after it";
   EXPECT_GT(total.prefix_hits, 30000) << "nor the prefix cache";
   EXPECT_GT(total.prefix_restored, 5) << "nor its files";
+  EXPECT_GT(total.prefix_host_restored, 30) << "nor its host memory";
 }
 
+// Within one step, also while a prompt is read: dynamo#14507, vllm#54947.
 TEST(CoreRandom, CancellationAtAnyMomentLeavesPoolsWholeAndOthersAlone) {
   for (uint64_t seed = 1001; seed <= 1100; ++seed) {
     SCOPED_TRACE(seed);

@@ -43,6 +43,16 @@ TEST(DeviceMemory, PiecesComeBackAsTheyWere) {
       EXPECT_TRUE(std::equal(one.begin(), one.end(), want.begin() + static_cast<int64_t>(offset)));
       offset += piece.bytes;
     }
+    // Through page-locked memory, without waiting in between: out, other bytes in, and back.
+    std::byte* locked = device->AllocateHost(all);
+    ASSERT_NE(locked, nullptr);
+    device->CopyOut(locked, pieces);
+    for (const Memory::Piece& piece : pieces) device->Fill(piece.data, std::byte{7}, piece.bytes);
+    device->CopyIn(pieces, locked);
+    device->CopyOut(got.data(), pieces);
+    EXPECT_EQ(got, want) << most;
+    EXPECT_TRUE(std::equal(want.begin(), want.end(), locked));
+    device->FreeHost(locked, all);
   }
 }
 

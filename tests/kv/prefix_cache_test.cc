@@ -31,10 +31,11 @@ class Fixture : public ::testing::Test {
     int blocks = 0;  // stored
   };
 
-  void Make(const PrefixCacheConfig& config, int64_t retrieval = 64, int64_t streaming = 64) {
+  void Make(const PrefixCacheConfig& config, int64_t retrieval = 64, int64_t streaming = 64,
+            bool streams = true) {
     cache_.reset();
     KvCacheConfig kv;
-    kv.layers = {HeadMap({kR, kS})};
+    kv.layers = {HeadMap({kR, streams ? kS : kR})};
     kv.codec = KvCodec(KvType::kKv16, KvType::kKv16, 16);
     kv.stats = {16, 16};
     kv.max_slots = 8;
@@ -262,6 +263,97 @@ TEST_F(Fixture, IdleStreamingPagesOfBlocksInUseCanBeHad) {
   EXPECT_EQ(cache_->Evict(kS, idle), idle);
   EXPECT_EQ(cache_->blocks(), 10);
   End(&s);
+}
+
+// ---- host memory behind the pools
+
+class WithHost : public Fixture {
+ protected:
+  void MakeWithHost(int64_t retrieval, int64_t streaming, bool streams = true,
+                    int64_t host_bytes = int64_t{4} << 20) {
+    cache_.reset();
+    Make(Config(), retrieval, streaming, streams);
+    const int64_t pages[2] = {PageBytes(kv_->config(), kR), PageBytes(kv_->config(), kS)};
+    auto host = HostPages::Create(host_bytes, pages, &HostMemory());
+    ASSERT_TRUE(host.ok()) << host.status().ToString();
+    host_ = std::move(*host);
+    PrefixCacheConfig config = Config();
+    config.host = host_.get();
+    cache_ = std::make_unique<PrefixCache>(config, kv_.get());
+  }
+  void TearDown() override {
+    Fixture::TearDown();
+    host_.reset();
+  }
+  // Blocks of the hit after everything that the host has was brought in; those brought in.
+  std::pair<int, int64_t> FindAll(const std::string& text) {
+    Sequence s;
+    const std::string parts[] = {std::string()};
+    s.path.seed = ChainSeed(parts);
+    s.tokens = Text(text);
+    Find(&s);
+    const PrefixRestored restored =
+        cache_->Restore(&s.path, s.tokens, static_cast<int>(text.size()), 1 << 30);
+    ExpectWhole();
+    return {Find(&s).blocks, restored.host};
+  }
+  std::unique_ptr<HostPages> host_;
+};
+
+TEST_F(WithHost, WhatThePoolsGaveAwayComesBack) {
+  MakeWithHost(12, 12);
+  RunAndEnd("abcdef");
+  EXPECT_EQ(cache_->Evict(kR, 12), 6);
+  EXPECT_EQ(cache_->blocks(), 0);
+  EXPECT_EQ(FindAll("abcdef"), std::pair(6, int64_t{6}));
+  EXPECT_EQ(kv_->total_pages(kS) - kv_->free_pages(kS), 3) << "sink and window, nothing more";
+  EXPECT_EQ(FindAll("abcdef"), std::pair(6, int64_t{0})) << "it is there";
+  EXPECT_EQ(FindAll("abcdex"), std::pair(1, int64_t{0})) << "no checkpoint: but the sink is whole";
+}
+
+// The window of a checkpoint outlives the blocks' stay in the pool, also where its end went first.
+TEST_F(WithHost, WindowsComeBackToBlocksThatStayed) {
+  MakeWithHost(12, 12);
+  RunAndEnd("abcdefghij");
+  RunAndEnd("abcd");  // a second checkpoint
+  EXPECT_EQ(cache_->Evict(kS, 7), 7);
+  EXPECT_EQ(cache_->Evict(kR, 2), 2) << "j and i";
+  EXPECT_EQ(cache_->Evict(kS, 12), cache_->blocks() > 0 ? 3 : 0);
+  EXPECT_EQ(FindAll("abcdefghij").first, 10);
+  EXPECT_EQ(FindAll("abcdxx").first, 4);
+}
+
+TEST_F(WithHost, AModelWithoutStreamingHeadsToo) {
+  MakeWithHost(12, 12, false);
+  RunAndEnd("abcdef");
+  EXPECT_EQ(cache_->Evict(kR, 12), 6);
+  EXPECT_EQ(FindAll("abcdef"), std::pair(6, int64_t{6}));
+}
+
+// Another prompt's windows, which its checkpoint needs, go before those that were just brought in,
+// which none needs yet.
+TEST_F(WithHost, WhatWasBroughtInDoesNotMakeRoomForTheRest) {
+  for (int64_t streaming = 4; streaming < 13; ++streaming) {
+    SCOPED_TRACE(streaming);
+    MakeWithHost(12, streaming);
+    RunAndEnd("abcdef");
+    cache_->Evict(kR, 12);
+    RunAndEnd("uvwxyz");
+    EXPECT_EQ(FindAll("abcdef"), std::pair(6, int64_t{6}));
+  }
+}
+
+// What does not fit any more is the end of what was used longest ago.
+TEST_F(WithHost, IsBounded) {
+  MakeWithHost(12, 12, true, int64_t{1} << 19);
+  const int64_t room = (int64_t{1} << 19) / PageBytes(kv_->config(), kR);
+  for (int i = 0; i < 2 * room; ++i) {
+    RunAndEnd(std::string(5, static_cast<char>(i)));
+    EXPECT_LE(host_->bytes(), int64_t{1} << 19);
+  }
+  cache_->Evict(kR, 12);
+  EXPECT_EQ(FindAll(std::string(5, static_cast<char>(0))).first, 0);
+  EXPECT_EQ(FindAll(std::string(5, static_cast<char>(2 * room - 1))).first, 5);
 }
 
 // Whatever happened before: idle pages are really to be had.

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -80,6 +81,40 @@ TEST_F(PrefixStoreTest, KeepsBlocksOverARestart) {
   auto store = Open();
   EXPECT_GT(store->bytes(), 20 * 3000);
   for (uint64_t i = 1; i <= 20; ++i) ExpectEqual(store->Read(NameOf(i), 1), Make(i));
+}
+
+// As a tier: page by page, and what was gone is known without reading.
+TEST_F(PrefixStoreTest, TellsWhichPagesABlockHas) {
+  auto store = Open();
+  for (uint64_t i : {1, 4}) store->Write(Make(i), 1);  // 4 has no streaming page
+  store->Flush();
+  const auto right = [&](uint64_t i, HeadClass cls) {
+    const std::byte* page = store->Load(NameOf(i), cls, 2);
+    const std::vector<std::byte> want = Make(i).pages[static_cast<int>(cls)];
+    return page != nullptr && std::equal(want.begin(), want.end(), page);
+  };
+  for (uint64_t i : {1, 4}) {
+    EXPECT_TRUE(store->Has(NameOf(i), HeadClass::kRetrieval));
+    EXPECT_TRUE(right(i, HeadClass::kRetrieval));
+  }
+  EXPECT_TRUE(store->Has(NameOf(1), HeadClass::kStreaming));
+  EXPECT_TRUE(right(1, HeadClass::kStreaming));
+  EXPECT_FALSE(store->Has(NameOf(4), HeadClass::kStreaming));
+  EXPECT_EQ(store->Load(NameOf(4), HeadClass::kStreaming, 2), nullptr);
+  EXPECT_FALSE(store->Has(NameOf(7), HeadClass::kRetrieval));
+  EXPECT_EQ(store->Load(NameOf(7), HeadClass::kRetrieval, 2), nullptr);
+}
+
+TEST_F(PrefixStoreTest, AClassThatNoLayerHasNeedsNoBytes) {
+  const int64_t pages[2] = {3000, 0};
+  auto store = PrefixStore::Open(directory_.string(), 1 << 30, pages);
+  ASSERT_TRUE(store.ok());
+  StoredBlock block = Make(1);
+  block.pages[1].clear();
+  (*store)->Write(block, 1);
+  (*store)->Flush();
+  EXPECT_TRUE((*store)->Has(NameOf(1), HeadClass::kStreaming));
+  EXPECT_NE((*store)->Load(NameOf(1), HeadClass::kStreaming, 1), nullptr);
 }
 
 TEST_F(PrefixStoreTest, WhatIsQueuedIsWrittenAtTheEnd) {

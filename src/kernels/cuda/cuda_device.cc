@@ -76,6 +76,20 @@ class CudaDevice : public Device {
     return static_cast<std::byte*>(data);
   }
   void Free(std::byte* data, size_t) override { cudaFree(data); }
+  std::byte* AllocateHost(size_t bytes) override {
+    void* data = nullptr;
+    if (cudaMallocHost(&data, bytes) != cudaSuccess) {
+      cudaGetLastError();
+      return nullptr;
+    }
+    locked_.push_back({static_cast<std::byte*>(data), bytes});
+    return locked_.back().data;
+  }
+  void FreeHost(std::byte* data, size_t) override {
+    std::erase_if(locked_, [&](const Piece& piece) { return piece.data == data; });
+    if (stream_) cudaStreamSynchronize(stream_);
+    cudaFreeHost(data);
+  }
   void CopyIn(std::byte* to, const void* from, size_t bytes) override {
     if (!Ready() || bytes == 0) return;
     // From pageable memory the driver stages the bytes before it returns.
@@ -207,6 +221,12 @@ class CudaDevice : public Device {
     Bind();
     return failed_.empty();
   }
+  // In memory of AllocateHost.
+  bool Locked(const std::byte* data) const {
+    return std::any_of(locked_.begin(), locked_.end(), [&](const Piece& piece) {
+      return data >= piece.data && data < piece.data + piece.bytes;
+    });
+  }
   using Shape = std::initializer_list<int64_t>;
   // Of a launch.
   void Note(const char* op, cudaError_t error, Shape shape) {
@@ -238,6 +258,7 @@ class CudaDevice : public Device {
   cudaEvent_t marks_[kMarks] = {};
   std::byte* best_parts_ = nullptr;  // scratch of Argmax
   std::byte* bounce_ = nullptr;  // pinned: copies to pageable memory run at a fraction of the speed
+  std::vector<Piece> locked_;    // what AllocateHost gave
   std::string failed_;           // the first failure
   struct {
     const char* op = nullptr;
@@ -302,8 +323,16 @@ void CudaDevice::CopyOut(void* to, const std::byte* from, size_t bytes) {
   }
 }
 
-// Through the pinned buffer: as many copies in a row as it holds.
+// From page-locked memory at once, else through the pinned buffer: as many copies in a row as it
+// holds.
 void CudaDevice::CopyIn(std::span<const Piece> to, const std::byte* from) {
+  if (Locked(from)) {
+    for (const Piece& piece : to) {
+      CopyIn(piece.data, from, piece.bytes);
+      from += piece.bytes;
+    }
+    return;
+  }
   size_t used = kBounce;  // an earlier copy may still read it
   for (const Piece& piece : to) {
     if (piece.bytes > kBounce) {
@@ -323,6 +352,15 @@ void CudaDevice::CopyIn(std::span<const Piece> to, const std::byte* from) {
 }
 
 void CudaDevice::CopyOut(std::byte* to, std::span<const Piece> from) {
+  if (Locked(to)) {
+    for (const Piece& piece : from) {
+      if (Ready())
+        Note("copy from the device",
+             cudaMemcpyAsync(to, piece.data, piece.bytes, cudaMemcpyDeviceToHost, stream_));
+      to += piece.bytes;
+    }
+    return;
+  }
   size_t used = 0;
   const auto flush = [&] {
     if (Ready()) Note("the device's work", cudaStreamSynchronize(stream_));

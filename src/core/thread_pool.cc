@@ -54,17 +54,18 @@ void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, in
   body_ = &body;
   count_ = count;
   next_.store(0);
-  busy_.store(static_cast<int>(workers_.size()));
-  generation_.fetch_add(1);
+  generation_.fetch_add(1);  // odd: workers come in
   if (sleepers_.load() > 0) {
-    std::lock_guard lock(
-        mutex_);  // no worker is between its last look at generation_ and its sleep
+    // No worker is between its last look at generation_ and its sleep.
+    std::lock_guard lock(mutex_);
     wake_.notify_all();
   }
   RunLoop(0);
-  for (int spins = 0; busy_.load(std::memory_order_acquire) != 0 && spins < kSpins; ++spins)
-    Pause();
-  if (busy_.load(std::memory_order_acquire) == 0) return;
+  // Even: who is not in by now stays out. All work is taken, and where other programs use the cores
+  // a worker may need milliseconds to wake: nobody waits for one that has nothing to do.
+  generation_.fetch_add(1);
+  for (int spins = 0; busy_.load() != 0 && spins < kSpins; ++spins) Pause();
+  if (busy_.load() == 0) return;
   // A worker has lost its core to another program: sleeping leaves it ours.
   std::unique_lock lock(mutex_);
   caller_sleeps_.store(true);
@@ -74,21 +75,30 @@ void ThreadPool::ParallelFor(int64_t count, const std::function<void(int64_t, in
 
 void ThreadPool::Worker(int thread) {
   uint64_t seen = 0;
+  const auto nothing_new = [&] {
+    const uint64_t generation = generation_.load();
+    return generation % 2 == 0 || generation == seen;
+  };
   while (true) {
     int spins = 0;
-    while (generation_.load() == seen && !stop_.load(std::memory_order_relaxed) && spins < kSpins) {
+    while (nothing_new() && !stop_.load(std::memory_order_relaxed) && spins < kSpins) {
       Pause();
       ++spins;
     }
-    if (generation_.load() == seen) {
+    if (nothing_new()) {
       std::unique_lock lock(mutex_);
       sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return stop_.load() || generation_.load() != seen; });
+      wake_.wait(lock, [&] { return stop_.load() || !nothing_new(); });
       sleepers_.fetch_sub(1);
       if (stop_.load()) return;
     }
-    ++seen;
-    RunLoop(thread);
+    // Counted first, then a second look: the caller closes the loop first, then looks at the count.
+    const uint64_t generation = generation_.load();
+    busy_.fetch_add(1);
+    if (generation % 2 == 1 && generation_.load() == generation) {
+      RunLoop(thread);
+      seen = generation;
+    }
     if (busy_.fetch_sub(1) == 1 && caller_sleeps_.load()) {
       std::lock_guard lock(mutex_);
       done_.notify_one();

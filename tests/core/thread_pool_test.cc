@@ -1,9 +1,16 @@
 #include "core/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
 #include <numeric>
+#include <set>
+#include <string>
 #include <vector>
 
 namespace lserve {
@@ -74,6 +81,45 @@ TEST(ThreadPool, WakesSleepers) {
     pool.ParallelFor(100, [&](int64_t i, int) { sum += i; });
     EXPECT_EQ(sum, 4950);
   }
+}
+
+// What a worker that has lost its core looks like to the others: stopped inside a signal handler.
+std::atomic<bool> g_stopped{false}, g_go_on{false};
+void StopHere(int) {
+  g_stopped = true;
+  while (!g_go_on) {
+  }
+}
+
+std::set<std::string> Threads() {
+  std::set<std::string> ids;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task"))
+    ids.insert(entry.path().filename().string());
+  return ids;
+}
+
+TEST(ThreadPool, DoesNotWaitForAWorkerThatIsNotInTheLoop) {
+  g_stopped = g_go_on = false;
+  const std::set<std::string> before = Threads();
+  ThreadPool pool(2);
+  pool.ParallelFor(100, [](int64_t, int) {});
+  std::string worker;
+  for (const std::string& id : Threads())
+    if (!before.contains(id)) worker = id;
+  ASSERT_FALSE(worker.empty());
+  struct sigaction stop = {}, old = {};
+  stop.sa_handler = StopHere;
+  ASSERT_EQ(sigaction(SIGUSR1, &stop, &old), 0);
+  ASSERT_EQ(syscall(SYS_tgkill, getpid(), std::stoi(worker), SIGUSR1), 0);
+  while (!g_stopped) sched_yield();
+  int64_t sum = 0;  // of this thread alone
+  for (int loop = 0; loop < 100; ++loop) pool.ParallelFor(100, [&](int64_t i, int) { sum += i; });
+  EXPECT_EQ(sum, 100 * 4950);
+  g_go_on = true;
+  std::atomic<int64_t> both = 0;
+  pool.ParallelFor(1000, [&](int64_t i, int) { both += i; });
+  EXPECT_EQ(both, 499500);
+  sigaction(SIGUSR1, &old, nullptr);
 }
 
 }  // namespace

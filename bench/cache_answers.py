@@ -14,6 +14,7 @@ import concurrent.futures
 import gzip
 import json
 import pathlib
+import re
 import sys
 import tempfile
 import urllib.request
@@ -85,29 +86,36 @@ def fresh_ids(url: str, answer: dict) -> list[int]:
         return json.load(response)["tokens"]
 
 
+def small_pool(program: str, flags: list, tokens: int) -> list:
+    """Pools that two prompts of so many tokens just fit, and their answers do not."""
+    with LocalServer(program, *flags, "--kv-memory", 1) as server:
+        pages = int(re.search(r"; (\d+) and \d+ pages", server.words()).group(1))
+    return ["--kv-memory", (2 * -(-tokens // 64) + 1.5) / pages]
+
+
 def check_preemption(program: str, flags: list, pool: list, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
-    """All prompts at once in pools that hold one or two of them, against one at a time."""
+    """All prompts at once in small pools, against one at a time."""
     with LocalServer(program, *flags, "--no-prefix-cache") as server:
         alone = [ask(server.url, ids, mode, tokens=160) for ids in prompts]
     with LocalServer(program, *flags, *pool) as server, concurrent.futures.ThreadPoolExecutor(len(prompts)) as threads:
         together = list(threads.map(lambda ids: ask(server.url, ids, mode, tokens=160), prompts))
         preempted = sum(value for key, value in server.metrics().items() if key.startswith("lserve:num_preemptions"))
     equal = all(content(a) == content(b) for a, b in zip(together, alone))
-    what = f"{name}: {len(prompts)} at once in small pools"
+    what = f"{name}: {len(prompts)} at once in pools of {pool[-1]:.4g} GiB"
     if equal and preempted == 0:
-        report.nothing(what, f"the answers are equal, but pools of {pool[-1]} GB preempted none of them: --pool-gb")
+        report.nothing(what, "the answers are equal, but none was preempted: --pool-gb")
     else:
         report.line(what, equal, f"preempted {preempted:.0f} times")
 
 
 def check_host(program: str, flags: list, pool: list, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
-    """One after the other, twice, in pools that hold one or two of them, with host memory for the others."""
+    """One after the other, twice, in small pools, with host memory for what they give away."""
     with LocalServer(program, *flags, *pool, "--prefix-cache-host-gb", 1) as server:
         fresh, again = [[ask(server.url, ids, mode) for ids in prompts] for _ in range(2)]
     brought = [answer["usage"]["lserve"]["cached_from_host"] for answer in again]
-    what, equal = f"{name}: from host memory", all(content(a) == content(f) for a, f in zip(again, fresh))
+    what, equal = f"{name}: from host memory, pools of {pool[-1]:.4g} GiB", all(content(a) == content(f) for a, f in zip(again, fresh))
     if equal and not any(brought):
-        report.nothing(what, f"pools of {pool[-1]} GB gave nothing away: --pool-gb")
+        report.nothing(what, "the pools gave nothing away: --pool-gb")
     else:
         report.line(what, equal and all(map(cached, again)), f"cached {[cached(a) for a in again]}, of that from host memory {brought}")
 
@@ -120,19 +128,20 @@ def main() -> None:
     parser.add_argument("--kv", default="kv16,kv8,kv4")
     parser.add_argument("--modes", default="dense,lserve")
     parser.add_argument("--tokens", type=int, default=3000, help="of a prompt (default: %(default)s)")
-    parser.add_argument("--pool-gb", default="", help="--kv-memory that cannot hold all prompts, one for each KV type (default: for smollm2-135m-longctx)")
+    parser.add_argument("--pool-gb", default="", help="--kv-memory that cannot hold all prompts and answers, one for each KV type (default: two prompts)")
     args = parser.parse_args()
     cases = [json.loads(line) for line in gzip.open(CASES, "rt")]
     by_task = {case["task"]: case["prompt"] for case in cases if case["length"] == 4096}
     prompts = [by_task[task][-args.tokens:] for task in sorted(by_task)]
-    pools = dict(zip(args.kv.split(","), args.pool_gb.split(","))) if args.pool_gb else {"kv16": 0.13, "kv8": 0.075, "kv4": 0.055}
+    pools = dict(zip(args.kv.split(","), map(float, args.pool_gb.split(",")))) if args.pool_gb else {}
     report = Report()
     for kv in args.kv.split(","):
         for mode in args.modes.split(","):
             flags = ["--model", args.model, "--backend", args.backend, "--kv", kv, "--deterministic", *SPARSE]
             check(args.program, flags, prompts[:2], mode, f"{args.backend} {kv} {mode}", report)
-            check_host(args.program, flags, ["--kv-memory", pools[kv]], prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
-            check_preemption(args.program, flags, ["--kv-memory", pools[kv]], prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
+            pool = ["--kv-memory", pools[kv]] if pools else small_pool(args.program, flags, len(prompts[2]))
+            check_host(args.program, flags, pool, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
+            check_preemption(args.program, flags, pool, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
     print(f"{report.failed} differ or showed nothing" if report.failed else "all the same")
     sys.exit(report.failed > 0)
 

@@ -26,7 +26,7 @@ Side SideOf(const KeyStats& layout, int page, int side, uint16_t* stats) {
 
 // Codes of minima round down, of maxima up.
 void EncodeSide(const float* bounds, int dim, bool up, Side side) {
-  float x[kMaxDim];
+  float x[kMaxDim] = {};
   for (int c = 0; c < dim; ++c) x[c] = std::clamp(bounds[c], -kMostCoded, kMostCoded);
   const float least = *std::min_element(x, x + dim), most = *std::max_element(x, x + dim);
   // +0 and -0 are one minimum: which of them is found depends on the order of comparison.

@@ -26,7 +26,7 @@ struct SparsityConfig {
   int selector_local_pages = 4;  // newest pages (the open one included) that it always reads
   PageScore page_score = PageScore::kKeys;
   int logical_page = 16;   // tokens a set of key statistics covers: 16, 32 or 64
-  int reuse_interval = 4;  // decode steps that share one selection (C)
+  int reuse_interval = 2;  // decode steps that share one selection (C); docs/accuracy.md: why 2
   // Keys at a page's end that speak for the next page too: a head that reads on gets there before
   // the next selection (SelectArgs.reach).
   int reach() const { return std::min(reuse_interval - 1, kBlockTokens); }

@@ -75,7 +75,7 @@ TEST(DevicePlan, IsWhatPlanSays) {
     }
   }
   EXPECT_GT(due, 100);
-  EXPECT_GT(selected, 2 * due);
+  EXPECT_GT(selected - due, 100);  // steps that go by an earlier list
 }
 
 }  // namespace

@@ -23,7 +23,7 @@ struct Flags {
   std::string model = kDefaultModel, samples, out, kv = "kv16", page_map;
   ProbeOptions probe;
   int tail = 64, max_samples = 0, random_patterns = 3;
-  double target = 1;
+  double target = 1, max_kl = 0.05;
   std::vector<int> budgets = {512, 1024, 2048, 4096};
   int map_budget = 1024;
   std::vector<double> sparsities = {0.25, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95};
@@ -78,25 +78,31 @@ HeadPattern MiddleLayers(const HeadPattern& like) {
   return pattern;
 }
 
-bool Keeps(const SplitScore& score, double target) {
-  return 100.0 * (score.dense_right - score.right) <= target * score.samples;
+// What may be lost: `points` of the samples that dense answers and, because few samples decide
+// about few points, `kl` nats a token between the two distributions.
+struct Allowed {
+  double points, kl;
+};
+
+bool Keeps(const SplitScore& score, const Allowed& allowed) {
+  return 100.0 * (score.dense_right - score.right) <= allowed.points * score.samples &&
+         score.kl <= allowed.kl;
 }
 
-// The largest static sparsity such that it, and every smaller one, keeps all but `target` points of
-// the samples that dense answers.
-double ChooseSparsity(std::span<const SplitScore> scores, double target) {
-  double chosen = 0;
+// The largest static sparsity such that it, and every smaller one, loses no more than is allowed.
+SplitScore ChooseSparsity(std::span<const SplitScore> scores, const Allowed& allowed) {
+  SplitScore chosen;
   for (const SplitScore& score : scores) {
-    if (!Keeps(score, target)) break;
-    chosen = score.sparsity;
+    if (!Keeps(score, allowed)) break;
+    chosen = score;
   }
   return chosen;
 }
 
 // Likewise the smallest budget; 0: none does. `scores` by ascending budget.
-int ChooseBudget(std::span<const SplitScore> scores, double target) {
+int ChooseBudget(std::span<const SplitScore> scores, const Allowed& allowed) {
   int chosen = 0;
-  for (size_t i = scores.size(); i-- > 0 && Keeps(scores[i], target);) chosen = scores[i].budget;
+  for (size_t i = scores.size(); i-- > 0 && Keeps(scores[i], allowed);) chosen = scores[i].budget;
   return chosen;
 }
 
@@ -247,12 +253,14 @@ Status Calibrate(Flags* flags) {
   const auto of = [&](size_t rival) {
     return std::span(scores).subspan(rival * flags->sparsities.size(), flags->sparsities.size());
   };
-  const double chosen = ChooseSparsity(of(0), flags->target);
+  const SplitScore best = ChooseSparsity(of(0), {flags->target, flags->max_kl});
+  const double chosen = best.sparsity;
   const HeadSplit split = SplitHeads(gates, chosen);
   const std::vector<SplitScore> budgets =
       ScoreBudgets(probe->get(), judge, split, chosen, flags->budgets,
                    [](int done, int total) { PrintProgress("budgets", done, total); });
-  const int budget = ChooseBudget(budgets, flags->target);
+  // The streaming heads have had theirs.
+  const int budget = ChooseBudget(budgets, {flags->target, best.kl + flags->max_kl});
   if (Status s = (*probe)->Health(); !s.ok()) return s;
 
   fmt::print("{:<14} {:>8} {:>10} {:>12} {:>8} {:>10} {:>12}\n", "pattern", "static", "streaming",
@@ -266,8 +274,10 @@ Status Calibrate(Flags* flags) {
     judged[rivals[r].name] = ScoresJson(of(r));
   }
   if (compared) fmt::print("rank correlation with the known gates: {:.3f}\n", correlation);
-  fmt::print("static sparsity {} keeps all but {} points on {} samples that did not calibrate\n",
-             chosen, flags->target, judge.size());
+  fmt::print(
+      "static sparsity {} keeps all but {} points and {} nats on {} samples that did not "
+      "calibrate\n",
+      chosen, flags->target, flags->max_kl, judge.size());
 
   for (const SplitScore& s : budgets)
     fmt::print("budget {:>6}, static {}: {}/{} of {}, KL {:.4f}, NLL change {:.4f}\n", s.budget,
@@ -292,6 +302,7 @@ Status Calibrate(Flags* flags) {
                  {"calibrated_on", fit.size()},
                  {"judged_on", judge.size()},
                  {"target_points", flags->target},
+                 {"max_kl", flags->max_kl},
                  {"static_sparsity", chosen},
                  {"budget", budget},
                  {"judged", judged},
@@ -318,6 +329,7 @@ Status Calibrate(Flags* flags) {
       {"calibrated_on", fit.size()},
       {"judged_on", judge.size()},
       {"target_points", flags->target},
+      {"max_kl", flags->max_kl},
       {"found", what},
       {"given", Json::array({"decode_sink", "decode_local"})},
       {"everything else", budget > 0 ? "the program's defaults"
@@ -354,7 +366,11 @@ Command AddCalibrate(CLI::App* app) {
          "Folder for profile.json, full_attention_heads.tsv, config.json and ablation_kl.tsv")
       ->required();
   app->add_option("--target", flags->target,
-                  "Points of exact answers that static sparsity may cost")
+                  "Points of exact answers that static sparsity, or a budget, may cost")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app->add_option("--max-kl", flags->max_kl,
+                  "Nats a token of an answer by which either may move the model's distribution")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--sparsities", flags->sparsities, "Static sparsities to judge")

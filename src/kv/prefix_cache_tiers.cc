@@ -14,7 +14,11 @@ bool PrefixCache::Save(int64_t bytes) {
   while (!unsaved_.empty() && bytes > 0 && config_.store->ready()) {
     const Node* node = Get(unsaved_.front());
     unsaved_.pop_front();
-    if (node == nullptr || config_.store->Has(node->name)) continue;
+    if (node == nullptr) continue;
+    // A file that was cut off, or was written without the streaming page, is made anew.
+    if (config_.store->Has(node->name, kRetrieval) &&
+        (node->streaming() == kNoPage || config_.store->Has(node->name, kStreaming)))
+      continue;
     StoredBlock block;
     block.name = node->name;
     if (node->parent != nullptr) block.before = node->parent->name;

@@ -2,7 +2,9 @@
 #include "kv/prefix_cache.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <numeric>
 #include <random>
 
@@ -105,6 +107,18 @@ class Fixture : public ::testing::Test {
     kv_->FreeSlot(s->slot);
     s->slot = -1;
     ExpectWhole();
+  }
+  // Blocks of the hit after everything that the tiers have was brought in; those from the host.
+  std::pair<int, int64_t> FindAll(const std::string& text) {
+    Sequence s;
+    const std::string parts[] = {std::string()};
+    s.path.seed = ChainSeed(parts);
+    s.tokens = Text(text);
+    Find(&s);
+    const PrefixRestored restored =
+        cache_->Restore(&s.path, s.tokens, static_cast<int>(text.size()), 1 << 30);
+    ExpectWhole();
+    return {Find(&s).blocks, restored.host};
   }
   int RunAndEnd(const std::string& text, int decoded = 1000, const std::string& salt = "",
                 bool dense = false, int32_t budget = 0) {
@@ -285,18 +299,6 @@ class WithHost : public Fixture {
     Fixture::TearDown();
     host_.reset();
   }
-  // Blocks of the hit after everything that the host has was brought in; those brought in.
-  std::pair<int, int64_t> FindAll(const std::string& text) {
-    Sequence s;
-    const std::string parts[] = {std::string()};
-    s.path.seed = ChainSeed(parts);
-    s.tokens = Text(text);
-    Find(&s);
-    const PrefixRestored restored =
-        cache_->Restore(&s.path, s.tokens, static_cast<int>(text.size()), 1 << 30);
-    ExpectWhole();
-    return {Find(&s).blocks, restored.host};
-  }
   std::unique_ptr<HostPages> host_;
 };
 
@@ -354,6 +356,41 @@ TEST_F(WithHost, IsBounded) {
   cache_->Evict(kR, 12);
   EXPECT_EQ(FindAll(std::string(5, static_cast<char>(0))).first, 0);
   EXPECT_EQ(FindAll(std::string(5, static_cast<char>(2 * room - 1))).first, 5);
+}
+
+// ---- files behind the pools
+
+// A window that a file lost, or never had, is in it again once it was computed again: else nobody
+// would find the prompt until the file is the longest unused.
+TEST_F(Fixture, FilesWithoutTheirWindowAreMadeAnew) {
+  namespace fs = std::filesystem;
+  const fs::path directory =
+      fs::path(::testing::TempDir()) / ("lserve-cache-" + std::to_string(getpid()));
+  const auto find = [&](bool cut) {
+    Make(Config());
+    const int64_t pages[2] = {PageBytes(kv_->config(), kR), PageBytes(kv_->config(), kS)};
+    auto store = PrefixStore::Open(directory.string(), 1 << 30, pages);
+    EXPECT_TRUE(store.ok()) << store.status().ToString();
+    PrefixCacheConfig config = Config();
+    config.store = store->get();
+    cache_ = std::make_unique<PrefixCache>(config, kv_.get());
+    const int found = FindAll("abcdef").first;
+    RunAndEnd("abcdef");
+    while (cache_->Save(1 << 20)) {
+    }
+    (*store)->Flush();
+    cache_.reset();
+    if (cut)
+      for (const auto& file : fs::directory_iterator(directory))
+        fs::resize_file(file.path(), fs::file_size(file.path()) / 2);
+    return found;
+  };
+  EXPECT_EQ(find(false), 0);
+  EXPECT_EQ(find(true), 6);
+  EXPECT_EQ(find(false), 0) << "cut off";
+  EXPECT_EQ(find(false), 6);
+  fs::remove_all(directory);
+  Make(Config());
 }
 
 // Whatever happened before: idle pages are really to be had.

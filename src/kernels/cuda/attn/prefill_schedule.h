@@ -44,8 +44,9 @@ struct PrefillScheduleOptions {
 
 // KV heads are worked off in sections of neighbours, the section with most work first. Within a
 // section the longest pieces come first, so that what is left for the last is small, and equals
-// keep their order: pieces of the same place in the lists run together and read the same keys. All
-// blocks cost alike; those of long lists are estimated.
+// keep their order: pieces of the same place in the lists run together and read the same keys.
+// Behind pieces of one length comes all that is shorter. All blocks cost alike; those of long lists
+// are estimated.
 PrefillSchedule SchedulePrefill(std::span<const Tile> tiles, const Run* runs,
                                 const PrefillScheduleOptions& options);
 

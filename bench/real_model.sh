@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real model on this machine's GPU, in one call: the same tokens as on the CPU, the golden cases, cached answers bit for bit. Needs
-# python3 and nothing else; run it on a machine with an NVIDIA GPU. Tables go to OUT as well. Not run whole yet.
+# python3 and nothing else; run it on a machine with an NVIDIA GPU. Tables go to OUT as well.  Not run whole yet.
 #
 #   bench/real_model.sh PROGRAM MODEL [OUT [BACKEND]]            results, cuda
 #   bench/real_model.sh build/release/src/cli/lserve ~/.cache/lserve/models/smollm2-135m-longctx results
@@ -16,7 +16,7 @@ port=18099 failed=0
 serve() { # FLAGS: waits until the server is healthy
   "$program" serve --model "$model" --port $port --quiet "$@" 2>"$out/server.log" &
   server=$!
-  until curl -sf http://127.0.0.1:$port/health >/dev/null; do
+  until python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/health')" 2>/dev/null; do
     kill -0 $server 2>/dev/null || { cat "$out/server.log"; exit 1; }
     sleep 0.1
   done

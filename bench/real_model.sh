@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real model on this machine's GPU, in one call: the same tokens as on the CPU, the golden cases, cached answers bit for bit. Needs
-# python3 and nothing else; run it on a machine with an NVIDIA GPU. Tables go to OUT as well.  Not run whole yet.
+# python3 and nothing else; run it on a machine with an NVIDIA GPU. Tables go to OUT as well. Not run whole yet.
 #
 #   bench/real_model.sh PROGRAM MODEL [OUT [BACKEND]]            results, cuda
 #   bench/real_model.sh build/release/src/cli/lserve ~/.cache/lserve/models/smollm2-135m-longctx results

@@ -17,12 +17,14 @@ import pathlib
 import re
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tools"))
 from local_server import LocalServer
 
 CASES = pathlib.Path(__file__).resolve().parent.parent / "data" / "models" / "smollm2-135m-longctx" / "eval_reference.jsonl.gz"
+ANSWER = 160  # tokens of an answer that shall be preempted: two pages or three beside its prompt's
 SPARSE = ["--dense-below", 0, "--prefill-local", 1024]  # so that short prompts stream and select
 
 
@@ -33,8 +35,11 @@ def ask(url: str, ids: list[int], mode: str, salt: str = "", tokens: int = 24) -
     if salt:
         body["cache_salt"] = salt
     request = urllib.request.Request(url + "/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=3600) as response:
-        return json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=3600) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise RuntimeError(f"status {error.code}: {error.read().decode(errors='replace')}") from None
 
 
 def content(answer: dict) -> tuple:
@@ -86,36 +91,41 @@ def fresh_ids(url: str, answer: dict) -> list[int]:
         return json.load(response)["tokens"]
 
 
-def small_pool(program: str, flags: list, tokens: int) -> list:
-    """Pools that two prompts of so many tokens just fit, and their answers do not."""
-    with LocalServer(program, *flags, "--kv-memory", 1) as server:
-        pages = int(re.search(r"; (\d+) and \d+ pages", server.words()).group(1))
-    return ["--kv-memory", (2 * -(-tokens // 64) + 1.5) / pages]
+class SmallPools:
+    """Pools that hold one prompt with its answer, and two prompts and a single page for their answers: the second that reaches the end of its last page is
+    preempted. By default a GPU's two pools differ, by what sparse requests need of each; a server that is dense by default gives both the same."""
+
+    def __init__(self, program: str, flags: list, tokens: int):
+        some = 2  # GiB, of more pages than are asked for, so that half a page is not lost in rounding
+        with LocalServer(program, *flags, "--attention", "dense", "--kv-memory", some) as server:
+            pages = int(re.search(r"; (\d+) and \d+ pages", server.words()).group(1))
+        self.pages = 2 * -(-tokens // 64) + 1
+        self.flags = ["--attention", "dense", "--kv-memory", some * (self.pages + 0.5) / pages]
 
 
-def check_preemption(program: str, flags: list, pool: list, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
+def check_preemption(program: str, flags: list, pools: SmallPools, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
     """All prompts at once in small pools, against one at a time."""
     with LocalServer(program, *flags, "--no-prefix-cache") as server:
-        alone = [ask(server.url, ids, mode, tokens=160) for ids in prompts]
-    with LocalServer(program, *flags, *pool) as server, concurrent.futures.ThreadPoolExecutor(len(prompts)) as threads:
-        together = list(threads.map(lambda ids: ask(server.url, ids, mode, tokens=160), prompts))
+        alone = [ask(server.url, ids, mode, tokens=ANSWER) for ids in prompts]
+    with LocalServer(program, *flags, *pools.flags) as server, concurrent.futures.ThreadPoolExecutor(len(prompts)) as threads:
+        together = list(threads.map(lambda ids: ask(server.url, ids, mode, tokens=ANSWER), prompts))
         preempted = sum(value for key, value in server.metrics().items() if key.startswith("lserve:num_preemptions"))
     equal = all(content(a) == content(b) for a, b in zip(together, alone))
-    what = f"{name}: {len(prompts)} at once in pools of {pool[-1]:.4g} GiB"
+    what = f"{name}: {len(prompts)} at once in pools of {pools.pages} pages"
     if equal and preempted == 0:
-        report.nothing(what, "the answers are equal, but none was preempted: --pool-gb")
+        report.nothing(what, "the answers are equal, but none was preempted")
     else:
         report.line(what, equal, f"preempted {preempted:.0f} times")
 
 
-def check_host(program: str, flags: list, pool: list, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
+def check_host(program: str, flags: list, pools: SmallPools, prompts: list[list[int]], mode: str, name: str, report: Report) -> None:
     """One after the other, twice, in small pools, with host memory for what they give away."""
-    with LocalServer(program, *flags, *pool, "--prefix-cache-host-gb", 1) as server:
+    with LocalServer(program, *flags, *pools.flags, "--prefix-cache-host-gb", 1) as server:
         fresh, again = [[ask(server.url, ids, mode) for ids in prompts] for _ in range(2)]
     brought = [answer["usage"]["lserve"]["cached_from_host"] for answer in again]
-    what, equal = f"{name}: from host memory, pools of {pool[-1]:.4g} GiB", all(content(a) == content(f) for a, f in zip(again, fresh))
+    what, equal = f"{name}: from host memory, pools of {pools.pages} pages", all(content(a) == content(f) for a, f in zip(again, fresh))
     if equal and not any(brought):
-        report.nothing(what, "the pools gave nothing away: --pool-gb")
+        report.nothing(what, "the pools gave nothing away")
     else:
         report.line(what, equal and all(map(cached, again)), f"cached {[cached(a) for a in again]}, of that from host memory {brought}")
 
@@ -128,20 +138,18 @@ def main() -> None:
     parser.add_argument("--kv", default="kv16,kv8,kv4")
     parser.add_argument("--modes", default="dense,lserve")
     parser.add_argument("--tokens", type=int, default=3000, help="of a prompt (default: %(default)s)")
-    parser.add_argument("--pool-gb", default="", help="--kv-memory that cannot hold all prompts and answers, one for each KV type (default: two prompts)")
     args = parser.parse_args()
     cases = [json.loads(line) for line in gzip.open(CASES, "rt")]
     by_task = {case["task"]: case["prompt"] for case in cases if case["length"] == 4096}
     prompts = [by_task[task][-args.tokens:] for task in sorted(by_task)]
-    pools = dict(zip(args.kv.split(","), map(float, args.pool_gb.split(",")))) if args.pool_gb else {}
     report = Report()
     for kv in args.kv.split(","):
         for mode in args.modes.split(","):
             flags = ["--model", args.model, "--backend", args.backend, "--kv", kv, "--deterministic", *SPARSE]
             check(args.program, flags, prompts[:2], mode, f"{args.backend} {kv} {mode}", report)
-            pool = ["--kv-memory", pools[kv]] if pools else small_pool(args.program, flags, len(prompts[2]))
-            check_host(args.program, flags, pool, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
-            check_preemption(args.program, flags, pool, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
+            pools = SmallPools(args.program, flags, max(map(len, prompts[2:6])))
+            check_host(args.program, flags, pools, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
+            check_preemption(args.program, flags, pools, prompts[2:6], mode, f"{args.backend} {kv} {mode}", report)
     print(f"{report.failed} differ or showed nothing" if report.failed else "all the same")
     sys.exit(report.failed > 0)
 
